@@ -1,0 +1,88 @@
+#include "dist/base/context.h"
+
+#include <cblas.h>
+#include <omp.h>
+#include <sched.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <mutex>
+#include <new>
+
+#include "dist/base/error.h"
+
+namespace restkv {
+namespace {
+
+int cores_allowed() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
+  return std::max(1, CPU_COUNT(&set));
+}
+
+}  // namespace
+
+void MemoryAccount::add(int64_t bytes) {
+  int64_t now = current_ += bytes;
+  int64_t peak = peak_;
+  while (now > peak && !peak_.compare_exchange_weak(peak, now)) {
+  }
+}
+
+Context::Context(const Options& options)
+    : device_(options.device),
+      threads_(options.threads > 0 ? options.threads : cores_allowed()),
+      memory_(std::make_shared<MemoryAccount>()) {
+  if (device_ == Device::gpu) fail_input("device: gpu was asked for, but this build has no CUDA backend; use cpu");
+  // Every BLAS call works on one tile in one thread; tiles are spread by parallel_for. Results then depend neither
+  // on the number of threads nor on how many rows a rank owns.
+  openblas_set_num_threads(1);
+}
+
+Context::~Context() = default;
+
+Tensor Context::empty(DType dtype, Shape shape) {
+  int64_t bytes = size_of(dtype);
+  for (int64_t extent : shape) bytes *= extent;
+  constexpr size_t kAlignment = 64;
+  size_t rounded = (static_cast<size_t>(bytes) + kAlignment - 1) / kAlignment * kAlignment;
+  void* data = std::aligned_alloc(kAlignment, std::max(rounded, kAlignment));
+  if (data == nullptr)
+    fail_runtime("out of memory: {} bytes for a tensor, {} bytes already held", bytes, memory_->current());
+  memory_->add(bytes);
+  auto memory = std::shared_ptr<void>(data, [account = memory_, bytes](void* p) {
+    std::free(p);
+    account->remove(bytes);
+  });
+  return Tensor::own(std::move(memory), dtype, std::move(shape), device_);
+}
+
+Tensor Context::zeros(DType dtype, Shape shape) {
+  Tensor t = empty(dtype, std::move(shape));
+  std::memset(t.raw(), 0, static_cast<size_t>(t.bytes()));
+  return t;
+}
+
+void Context::parallel_for(int64_t n, const std::function<void(int64_t)>& body) const {
+  if (n <= 0) return;
+  if (n == 1 || threads_ == 1) {
+    for (int64_t i = 0; i < n; ++i) body(i);
+    return;
+  }
+  std::exception_ptr first;
+  std::mutex mutex;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads_)
+  for (int64_t i = 0; i < n; ++i) {
+    try {
+      body(i);
+    } catch (...) {
+      std::lock_guard lock(mutex);
+      if (!first) first = std::current_exception();
+    }
+  }
+  if (first) std::rethrow_exception(first);
+}
+
+}  // namespace restkv

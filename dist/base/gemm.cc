@@ -1,0 +1,45 @@
+#include "dist/base/gemm.h"
+
+#include "dist/base/error.h"
+#include "dist/base/gemm_cpu.h"
+
+namespace restkv {
+namespace {
+
+void check_operands(const MatrixView& x, const MatrixView& w, const MatrixView& y) {
+  RESTKV_CHECK(x.cols == w.cols && y.cols == w.rows && y.rows == x.rows,
+               "x [{}, {}] times w [{}, {}] transposed into y [{}, {}]", x.rows, x.cols, w.rows, w.cols, y.rows, y.cols);
+  RESTKV_CHECK(x.dtype == DType::f32 && y.dtype == DType::f32, "x is {}, y is {}; f32 needed", name_of(x.dtype),
+               name_of(y.dtype));
+  RESTKV_CHECK(w.dtype == DType::f32 || w.dtype == DType::bf16, "w is {}; f32 or bf16 needed", name_of(w.dtype));
+}
+
+}  // namespace
+
+MatrixView::MatrixView(const Tensor& tensor)
+    : data(tensor.raw()),
+      dtype(tensor.dtype()),
+      rows(tensor.shape().back() == 0 ? 0 : tensor.numel() / tensor.shape().back()),
+      cols(tensor.shape().back()),
+      ld(cols) {}
+
+MatrixView MatrixView::block(int64_t r0, int64_t nr, int64_t c0, int64_t nc) const {
+  RESTKV_CHECK(r0 >= 0 && c0 >= 0 && r0 + nr <= rows && c0 + nc <= cols, "block [{}+{}, {}+{}] of [{}, {}]", r0, nr, c0,
+               nc, rows, cols);
+  char* start = static_cast<char*>(data) + (r0 * ld + c0) * size_of(dtype);
+  return {start, dtype, nr, nc, ld};
+}
+
+void gemm(Context& ctx, const MatrixView& x, const MatrixView& w, const MatrixView& y, bool accumulate) {
+  check_operands(x, w, y);
+  if (x.rows == 0 || w.rows == 0) return;
+  gemm_cpu(ctx, x, w, y, accumulate);
+}
+
+void gemv(Context& ctx, const MatrixView& x, const MatrixView& w, const MatrixView& y, bool accumulate) {
+  check_operands(x, w, y);
+  if (x.rows == 0 || w.rows == 0) return;
+  gemv_cpu(ctx, x, w, y, accumulate);
+}
+
+}  // namespace restkv

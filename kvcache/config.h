@@ -1,0 +1,48 @@
+// What is kept: the policy and its parameters, as a run configures them. Formulas: facts of the method (ICLR 2026,
+// Eqs. 5 to 10) are restated where they are computed, in kvcache/scores/.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace restkv {
+
+/// Tokens kept per KV head and layer, the window included: a count, or a fraction of the prompt.
+struct Budget {
+  int64_t tokens = 1024;
+  double fraction = 0.0;  ///< used instead of `tokens` when > 0; rounded up to whole tokens
+
+  /// The count for a prompt of L tokens.
+  int64_t resolve(int64_t L) const;
+};
+
+enum class ScoreMode { after, before };
+enum class TemporalSmoothing { ema, mean };
+enum class Pooling { adaptive, average, max, none };
+enum class Granularity { kv_head, query_head };
+
+struct CacheConfig {
+  std::string policy = "restkv";
+  Budget budget;
+  int64_t window = 32;  ///< W: last prompt tokens, whose queries score the past; always kept
+  Granularity granularity = Granularity::kv_head;
+
+  // restkv
+  ScoreMode mode = ScoreMode::after;
+  bool use_wo = true;          ///< norms after the output projection (else in value space)
+  bool normalize = false;      ///< mode before only: divide by the norm of the window output
+  TemporalSmoothing temporal = TemporalSmoothing::ema;
+  double alpha = 0.3;          ///< EMA weight of the newer row
+  double tau = 1.0;            ///< exponent of the reconstruction norm
+  Pooling pooling = Pooling::adaptive;
+  int64_t kernel_size = 5;     ///< smallest (adaptive) or only (average, max) pooling width; odd
+  double beta = 2000.0;        ///< drift per unit of shift
+
+  // random
+  uint64_t seed = 0;
+
+  /// Throws InputError naming the key, the value found and what is allowed. Checks what does not depend on a prompt.
+  void validate() const;
+};
+
+}  // namespace restkv

@@ -1,0 +1,62 @@
+// The eviction decision of one layer, taken by all sequence ranks together. kvcache/README.md tells the steps E1-E6.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "dist/base/context.h"
+#include "dist/comm/communicator.h"
+#include "dist/comm/partition.h"
+#include "kvcache/config.h"
+#include "kvcache/heads.h"
+
+namespace restkv {
+
+/// One layer's input on this rank. Everything lives on the context's device; f32 on CPU ranks.
+struct LayerKv {
+  int64_t layer = 0;               ///< index in the model
+  const SequencePartition* partition = nullptr;
+  const float* q_window = nullptr; ///< [W, Hq_lc, d] rotated queries of the last W positions, all of them, on every rank
+  const float* k = nullptr;        ///< [L_lc, Hkv_lc, d] rotated keys of the local positions
+  const float* v = nullptr;        ///< [L_lc, Hkv_lc, d]
+  /// [Hq_lc, d, d] upper triangular R_h with R_h^T R_h = W_O,h W_O,h^T (output_factors.h); null unless use_wo.
+  const float* r = nullptr;
+};
+
+/// What one layer keeps on this rank. Cache heads are the local KV heads, or the local query heads with
+/// Granularity::query_head.
+struct KeptRows {
+  /// [cache heads][kept here] local row indices, ascending; the window's rows included.
+  std::vector<std::vector<int32_t>> rows;
+  /// [cache heads] the model's KV (or query) head index: what kept_hash and messages name.
+  std::vector<int64_t> head;
+  /// [Hq_lc] of adaptive pooling: the width and shift in use; empty otherwise.
+  std::vector<int64_t> kernel, shift;
+};
+
+class Evictor {
+ public:
+  /// `sequence`: the ranks that share this rank's heads. `tensor`: the ranks that share its tokens; used only when a
+  /// KV head's query heads lie on several tensor ranks. All references outlive the object.
+  /// Throws InputError when the configuration is not valid.
+  Evictor(Context& ctx, Communicator& sequence, Communicator& tensor, const HeadLayout& heads,
+          const CacheConfig& config);
+  ~Evictor();
+
+  /// Whether a prompt of L tokens is evicted at all: the policy evicts, and L exceeds the budget.
+  bool evicts(int64_t L) const;
+  /// Whether the policy reads LayerKv::q_window / LayerKv::r.
+  bool needs_window_queries() const;
+  bool needs_output_factors() const;
+
+  /// Collective over `sequence` (and `tensor`, see above). Precondition: evicts(L).
+  /// Throws InputError when the budget does not fit this prompt (budget below window + 1).
+  KeptRows evict(const LayerKv& layer);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace restkv

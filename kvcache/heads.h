@@ -1,0 +1,23 @@
+// The heads of one layer that this rank computes.
+#pragma once
+
+#include <cstdint>
+
+#include "dist/comm/partition.h"
+
+namespace restkv {
+
+struct HeadLayout {
+  int64_t Hq = 0;     ///< query heads of the model
+  int64_t Hkv = 0;    ///< KV heads of the model
+  int64_t d = 0;      ///< head size
+  HeadRange local;    ///< this tensor rank's heads (global indices)
+
+  int64_t group() const { return Hq / Hkv; }
+  int64_t Hq_lc() const { return local.q.size(); }
+  int64_t Hkv_lc() const { return local.kv.size(); }
+  /// Local KV head of local query head h.
+  int64_t kv_of(int64_t h) const { return (local.q.begin + h) / group() - local.kv.begin; }
+};
+
+}  // namespace restkv

@@ -1,0 +1,56 @@
+// Text to token ids and back.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace restkv {
+
+class Tokenizer {
+ public:
+  virtual ~Tokenizer() = default;
+
+  /// Ids of UTF-8 text. Special tokens that stand in the text literally ("<|im_start|>") become their id when
+  /// `parse_special`. Throws InputError for invalid UTF-8 (naming the byte offset).
+  virtual std::vector<int32_t> encode(std::string_view text, bool parse_special) const = 0;
+
+  /// The bytes of one token; empty for special tokens when skip_special.
+  virtual std::string piece(int32_t id, bool skip_special) const = 0;
+
+  virtual int64_t vocab_size() const = 0;
+  virtual bool is_special(int32_t id) const = 0;
+  /// Id of a token by its exact text, or -1.
+  virtual int32_t id_of(std::string_view token) const = 0;
+
+  /// The token to put before a prompt that does not begin with it; -1 for none.
+  virtual int32_t bos() const = 0;
+  /// Whether encode's callers put bos before a raw prompt.
+  virtual bool add_bos() const = 0;
+  virtual int32_t eos() const = 0;
+  /// Template variables: text of the bos and eos tokens (may be empty).
+  std::string bos_text() const;
+  std::string eos_text() const;
+
+  virtual std::string describe() const = 0;
+
+  std::string decode(const std::vector<int32_t>& ids, bool skip_special) const;
+};
+
+/// Turns a stream of ids into text, holding back bytes until they complete a UTF-8 character.
+class StreamDecoder {
+ public:
+  explicit StreamDecoder(const Tokenizer& tokenizer) : tokenizer_(&tokenizer) {}
+  /// Text that became complete with this token (may be empty).
+  std::string push(int32_t id);
+  /// What is left at the end, invalid bytes replaced by U+FFFD.
+  std::string finish();
+
+ private:
+  const Tokenizer* tokenizer_;
+  std::string pending_;
+};
+
+}  // namespace restkv
