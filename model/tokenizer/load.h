@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,7 +29,7 @@ struct GgufTokenizerData {
   int64_t eos = -1;
   int64_t unknown = -1;
   int64_t padding = -1;
-  bool add_bos = false;
+  std::optional<bool> add_bos;  ///< tokenizer.ggml.add_bos_token; absent: the rule of `pre`
   bool add_space_prefix = false;
 };
 
