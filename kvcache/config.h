@@ -29,14 +29,14 @@ struct CacheConfig {
 
   // restkv
   ScoreMode mode = ScoreMode::after;
-  bool use_wo = true;          ///< norms after the output projection (else in value space)
-  bool normalize = false;      ///< mode before only: divide by the norm of the window output
+  bool use_wo = true;      ///< norms after the output projection (else in value space)
+  bool normalize = false;  ///< mode before only: divide by the norm of the window output
   TemporalSmoothing temporal = TemporalSmoothing::ema;
-  double alpha = 0.3;          ///< EMA weight of the newer row
-  double tau = 1.0;            ///< exponent of the reconstruction norm
+  double alpha = 0.3;  ///< EMA weight of the newer row
+  double tau = 1.0;    ///< exponent of the reconstruction norm
   Pooling pooling = Pooling::adaptive;
-  int64_t kernel_size = 5;     ///< smallest (adaptive) or only (average, max) pooling width; odd
-  double beta = 2000.0;        ///< drift per unit of shift
+  int64_t kernel_size = 5;  ///< smallest (adaptive) or only (average, max) pooling width; odd
+  double beta = 2000.0;     ///< drift per unit of shift
 
   // random
   uint64_t seed = 0;

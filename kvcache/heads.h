@@ -8,10 +8,10 @@
 namespace restkv {
 
 struct HeadLayout {
-  int64_t Hq = 0;     ///< query heads of the model
-  int64_t Hkv = 0;    ///< KV heads of the model
-  int64_t d = 0;      ///< head size
-  HeadRange local;    ///< this tensor rank's heads (global indices)
+  int64_t Hq = 0;   ///< query heads of the model
+  int64_t Hkv = 0;  ///< KV heads of the model
+  int64_t d = 0;    ///< head size
+  HeadRange local;  ///< this tensor rank's heads (global indices)
 
   int64_t group() const { return Hq / Hkv; }
   int64_t Hq_lc() const { return local.q.size(); }

@@ -41,11 +41,11 @@ class KvCache {
 
  private:
   struct Layer {
-    Tensor k, v;                     // [sum of capacity, d]
-    std::vector<int64_t> position;   // [sum of capacity]
-    std::vector<int64_t> offset;     // [heads] elements to row 0
-    std::vector<int64_t> length;     // [heads]
-    std::vector<int64_t> capacity;   // [heads] rows
+    Tensor k, v;                    // [sum of capacity, d]
+    std::vector<int64_t> position;  // [sum of capacity]
+    std::vector<int64_t> offset;    // [heads] elements to row 0
+    std::vector<int64_t> length;    // [heads]
+    std::vector<int64_t> capacity;  // [heads] rows
   };
   void grow(Layer& layer, int64_t extra);
 

@@ -21,9 +21,13 @@ struct KvView {
   const int64_t* lengths = nullptr;
 
   template <class T>
-  const T* k_head(int64_t head) const { return static_cast<const T*>(k) + head_offset[head]; }
+  const T* k_head(int64_t head) const {
+    return static_cast<const T*>(k) + head_offset[head];
+  }
   template <class T>
-  const T* v_head(int64_t head) const { return static_cast<const T*>(v) + head_offset[head]; }
+  const T* v_head(int64_t head) const {
+    return static_cast<const T*>(v) + head_offset[head];
+  }
 };
 
 }  // namespace restkv

@@ -16,9 +16,9 @@ struct Checkpoint {
   std::string format;  ///< "safetensors" or "gguf"
   ModelConfig config;
   std::shared_ptr<WeightSource> weights;
-  std::shared_ptr<Tokenizer> tokenizer;     ///< null when the directory has none (logits can still be computed)
-  std::string chat_template;                ///< empty: none
-  std::vector<int32_t> stop_tokens;         ///< from generation_config, else the tokenizer's eos
+  std::shared_ptr<Tokenizer> tokenizer;  ///< null when the directory has none (logits can still be computed)
+  std::string chat_template;             ///< empty: none
+  std::vector<int32_t> stop_tokens;      ///< from generation_config, else the tokenizer's eos
 };
 
 /// Opens a directory with config.json, or a .gguf file. Reads headers only. Throws InputError naming the file.

@@ -18,7 +18,7 @@ struct RopeConfig {
 };
 
 struct ModelConfig {
-  std::string family;        ///< "llama"
+  std::string family;  ///< "llama"
   int64_t layers = 0;
   int64_t hidden = 0;        ///< H
   int64_t intermediate = 0;  ///< I, MLP width

@@ -13,8 +13,7 @@ int main(int argc, char** argv) {
     // Keep failures visible: a minimal printer that prints nothing else.
     class FailuresOnly : public ::testing::EmptyTestEventListener {
       void OnTestPartResult(const ::testing::TestPartResult& result) override {
-        if (result.failed())
-          fprintf(stderr, "%s:%d: %s\n", result.file_name(), result.line_number(), result.message());
+        if (result.failed()) fprintf(stderr, "%s:%d: %s\n", result.file_name(), result.line_number(), result.message());
       }
     };
     delete listeners.Release(listeners.default_result_printer());

@@ -42,6 +42,7 @@ f16 to_f16(float x);
 /// The DType of a C++ type: dtype_of<float>() == DType::f32.
 template <class T>
 constexpr DType dtype_of();
+// clang-format off
 template <> constexpr DType dtype_of<float>() { return DType::f32; }
 template <> constexpr DType dtype_of<double>() { return DType::f64; }
 template <> constexpr DType dtype_of<bf16>() { return DType::bf16; }
@@ -51,5 +52,6 @@ template <> constexpr DType dtype_of<int64_t>() { return DType::i64; }
 template <> constexpr DType dtype_of<uint32_t>() { return DType::u32; }
 template <> constexpr DType dtype_of<uint64_t>() { return DType::u64; }
 template <> constexpr DType dtype_of<uint8_t>() { return DType::u8; }
+// clang-format on
 
 }  // namespace restkv

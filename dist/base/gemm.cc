@@ -8,7 +8,8 @@ namespace {
 
 void check_operands(const MatrixView& x, const MatrixView& w, const MatrixView& y) {
   RESTKV_CHECK(x.cols == w.cols && y.cols == w.rows && y.rows == x.rows,
-               "x [{}, {}] times w [{}, {}] transposed into y [{}, {}]", x.rows, x.cols, w.rows, w.cols, y.rows, y.cols);
+               "x [{}, {}] times w [{}, {}] transposed into y [{}, {}]", x.rows, x.cols, w.rows, w.cols, y.rows,
+               y.cols);
   RESTKV_CHECK(x.dtype == DType::f32 && y.dtype == DType::f32, "x is {}, y is {}; f32 needed", name_of(x.dtype),
                name_of(y.dtype));
   RESTKV_CHECK(w.dtype == DType::f32 || w.dtype == DType::bf16, "w is {}; f32 or bf16 needed", name_of(w.dtype));

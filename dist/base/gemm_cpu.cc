@@ -58,9 +58,9 @@ void multiply_tile(const MatrixView& x, int64_t first, int64_t rows, const float
     c = scratch.y.data();
     c_ld = n;
   }
-  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, kTileRows, static_cast<blasint>(n),
-              static_cast<blasint>(x.cols), 1.0f, a, static_cast<blasint>(a_ld), panel, static_cast<blasint>(panel_ld),
-              accumulate ? 1.0f : 0.0f, c, static_cast<blasint>(c_ld));
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, kTileRows, static_cast<blasint>(n), static_cast<blasint>(x.cols),
+              1.0f, a, static_cast<blasint>(a_ld), panel, static_cast<blasint>(panel_ld), accumulate ? 1.0f : 0.0f, c,
+              static_cast<blasint>(c_ld));
   if (rows < kTileRows)
     for (int64_t r = 0; r < rows; ++r) std::memcpy(y + r * y_ld, c + r * c_ld, sizeof(float) * n);
 }
