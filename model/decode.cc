@@ -1,0 +1,126 @@
+// Decode: one token through all layers, each rank with its share of the work (DecodeMode in shard_plan.h).
+#include <algorithm>
+#include <cmath>
+
+#include "dist/base/error.h"
+#include "model/ops/attention_decode.h"
+#include "model/ops/rms_norm.h"
+#include "model/ops/rope.h"
+#include "model/ops/swiglu.h"
+#include "model/transformer.h"
+
+namespace restkv {
+namespace {
+
+// y[1, n] = x[1, k] w^T; zeros when this rank has no share of k.
+void project(Context& ctx, const float* x, const MatrixView& w, float* y) {
+  if (w.cols == 0)
+    std::fill_n(y, w.rows, 0.0f);
+  else
+    gemv(ctx, MatrixView(x, 1, w.cols), w, MatrixView(y, 1, w.rows));
+}
+
+}  // namespace
+
+struct Transformer::DecodeBuffers {
+  DecodeBuffers(const ModelConfig& config, const Shard& share)
+      : x(config.hidden),
+        normed(config.hidden),
+        partial(config.hidden),
+        q(share.heads.Hq_lc() * config.d),
+        k(share.heads.Hkv_lc() * config.d),
+        v(share.heads.Hkv_lc() * config.d),
+        attended((config.d + 1) * share.heads.Hq_lc()),
+        gate_up(2 * share.mlp.size()),
+        activated(share.mlp.size()) {}
+
+  std::vector<float> x, normed, partial;  // [H]
+  std::vector<float> q, k, v;             // [Hq_lc d], [Hkv_lc d]
+  std::vector<float> attended;            // [Hq_lc, d] outputs, then [Hq_lc] log-sum-exps
+  std::vector<float> gate_up, activated;  // [2 I_lc], [I_lc]
+  Tensor rope;                            // [1, 2, d/2]
+};
+
+void Transformer::decode_step(Sequence& sequence, int32_t token) {
+  if (token < 0 || token >= config_.vocab)
+    fail_input("decode: token {} is outside the vocabulary of {}", token, config_.vocab);
+  if (sequence.length >= config_.max_positions)
+    fail_input("decode: position {} is beyond the model's {} positions", sequence.length, config_.max_positions);
+  DecodeBuffers b(config_, plan_.decode);
+  Communicator& group = plan_.mode == DecodeMode::tensor ? grid_.world() : grid_.tensor();
+  int64_t H = config_.hidden;
+  auto add_summed = [&] {
+    if (group.size() > 1) group.all_reduce(b.partial.data(), H, DType::f32, ReduceOp::sum);
+    for (int64_t i = 0; i < H; ++i) b.x[i] += b.partial[i];
+  };
+
+  embed_tokens({&token, 1}, b.x.data());
+  b.rope = rope_table(ctx_, frequencies_, {sequence.length});
+  for (int64_t layer = 0; layer < config_.layers; ++layer) {
+    const LayerWeights& w = weights_.layers[layer];
+    rms_norm(ctx_, b.x.data(), w.attention_norm.data<float>(), b.normed.data(), 1, H, config_.rms_eps);
+    decode_attention(layer, b.normed.data(), sequence, b);
+    add_summed();
+    rms_norm(ctx_, b.x.data(), w.mlp_norm.data<float>(), b.normed.data(), 1, H, config_.rms_eps);
+    decode_mlp(layer, b.normed.data(), b);
+    add_summed();
+  }
+  compute_logits(b.x.data(), sequence.logits);
+  ++sequence.length;
+}
+
+// b.partial = this rank's part of the attention block's output.
+void Transformer::decode_attention(int64_t layer, const float* h, Sequence& sequence, DecodeBuffers& b) {
+  const LayerWeights& w = weights_.layers[layer];
+  const HeadLayout &held = plan_.resident.heads, &mine = plan_.decode.heads;
+  int64_t d = config_.d, H = config_.hidden, q_rows = held.Hq_lc() * d, kv_rows = held.Hkv_lc() * d;
+  int64_t q0 = (mine.local.q.begin - held.local.q.begin) * d, kv0 = (mine.local.kv.begin - held.local.kv.begin) * d;
+  int64_t Hq = mine.Hq_lc(), Hkv = mine.Hkv_lc();
+  MatrixView qkv(w.qkv);
+  project(ctx_, h, qkv.block(q0, Hq * d, 0, H), b.q.data());
+  project(ctx_, h, qkv.block(q_rows + kv0, Hkv * d, 0, H), b.k.data());
+  project(ctx_, h, qkv.block(q_rows + kv_rows + kv0, Hkv * d, 0, H), b.v.data());
+  apply_rope(ctx_, b.q.data(), Hq * d, Hq, d, b.rope, 1);
+  apply_rope(ctx_, b.k.data(), Hkv * d, Hkv, d, b.rope, 1);
+
+  // In sequence mode new tokens go round the ranks, which keeps the shards equally long.
+  bool owner = plan_.mode == DecodeMode::tensor ||
+               (sequence.length - sequence.prompt_tokens) % grid_.sequence_size() == grid_.sequence_rank();
+  if (owner) sequence.cache.append(layer, b.k.data(), b.v.data(), cache_head_sources(mine).data(), sequence.length);
+
+  std::vector<int64_t> head(static_cast<size_t>(Hq));
+  for (int64_t i = 0; i < Hq; ++i) head[i] = cache_config_.granularity == Granularity::query_head ? i : mine.kv_of(i);
+  float* lse = b.attended.data() + Hq * d;
+  DecodeAttention args{b.q.data(), head.data(), Hq, 1.0 / std::sqrt(static_cast<double>(d)), b.attended.data(), lse};
+  attention_decode(ctx_, args, sequence.cache.view(layer));
+  if (plan_.mode == DecodeMode::sequence && grid_.sequence_size() > 1) merge_over_sequence(b);
+  project(ctx_, b.attended.data(), MatrixView(w.output).block(0, H, q0, Hq * d), b.partial.data());
+}
+
+// One collective: every rank's outputs and log-sum-exps, folded in rank order.
+void Transformer::merge_over_sequence(DecodeBuffers& b) {
+  int ranks = grid_.sequence_size();
+  int64_t d = config_.d, Hq = plan_.decode.heads.Hq_lc(), part = Hq * (d + 1);
+  std::vector<float> all(static_cast<size_t>(part * ranks)), out(static_cast<size_t>(Hq * d * ranks)),
+      lse(static_cast<size_t>(Hq * ranks));
+  grid_.sequence().all_gather(b.attended.data(), all.data(), part, DType::f32);
+  for (int r = 0; r < ranks; ++r) {
+    std::copy_n(&all[r * part], Hq * d, &out[r * Hq * d]);
+    std::copy_n(&all[r * part + Hq * d], Hq, &lse[r * Hq]);
+  }
+  merge_partial_attention(ctx_, out.data(), lse.data(), ranks, Hq, d, b.attended.data());
+}
+
+// b.partial = this rank's part of the MLP's output.
+void Transformer::decode_mlp(int64_t layer, const float* h, DecodeBuffers& b) {
+  const LayerWeights& w = weights_.layers[layer];
+  Range held = plan_.resident.mlp, mine = plan_.decode.mlp;
+  int64_t H = config_.hidden, I = mine.size(), first = mine.begin - held.begin;
+  MatrixView gate_up(w.gate_up);
+  project(ctx_, h, gate_up.block(first, I, 0, H), b.gate_up.data());
+  project(ctx_, h, gate_up.block(held.size() + first, I, 0, H), b.gate_up.data() + I);
+  swiglu(ctx_, b.gate_up.data(), b.activated.data(), 1, I);
+  project(ctx_, b.activated.data(), MatrixView(w.down).block(0, H, first, I), b.partial.data());
+}
+
+}  // namespace restkv

@@ -1,0 +1,27 @@
+// Causal attention of a run of prompt rows over all keys before them.
+#pragma once
+
+#include "dist/base/context.h"
+#include "kvcache/heads.h"
+#include "kvcache/kv_view.h"
+
+namespace restkv {
+
+struct PrefillAttention {
+  const float* q = nullptr;  ///< [n, Hq_lc, d] rotated queries of consecutive positions
+  float* out = nullptr;      ///< [n, Hq_lc, d]
+  int64_t n = 0;
+  int64_t first_position = 0;  ///< global position of row 0; a multiple of 128 for bit-equal rows on all layouts
+  double scale = 0.0;          ///< 1 / sqrt(d)
+};
+
+/// Row i attends keys [0, first_position + i] of its KV head, softmax in f32. `kv` holds the gathered layer in global
+/// order, every head at least first_position + n rows. A row's result depends on its position alone, not on which
+/// rank computes it: query and key tiles have fixed edges.
+void attention_prefill(Context& ctx, const PrefillAttention& args, const KvView& kv, const HeadLayout& heads);
+
+namespace cpu {
+void attention_prefill(Context& ctx, const PrefillAttention& args, const KvView& kv, const HeadLayout& heads);
+}
+
+}  // namespace restkv

@@ -1,0 +1,105 @@
+#include <cblas.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "dist/base/lanes.h"
+#include "model/ops/attention_prefill.h"
+
+namespace restkv::cpu {
+namespace {
+
+constexpr int64_t kQueryTile = 128;
+constexpr int64_t kKeyTile = 512;
+constexpr float kMasked = -std::numeric_limits<float>::infinity();
+
+struct Scratch {
+  std::vector<float> q;         // [kQueryTile, d], padded with zero rows
+  std::vector<float> scores;    // [kQueryTile, kKeyTile]
+  std::vector<float> out;       // [kQueryTile, d]
+  std::vector<float> max, sum;  // [kQueryTile]
+};
+
+// One row of scores becomes exp(score - new maximum); returns their sum. Entries from `visible` on are masked.
+// `width` is a multiple of kLanes.
+float exponentiate(float* row, int64_t width, int64_t visible, float scale, float* running_max, float* correction) {
+  for (int64_t i = visible; i < width; ++i) row[i] = kMasked;
+  Lanes highest = broadcast_lanes(kMasked);
+  for (int64_t i = 0; i < width; i += kLanes) {
+    Lanes v = load_lanes(row + i) * scale;
+    store_lanes(row + i, v);
+    highest = max_lanes(highest, v);
+  }
+  float block_max = kMasked;
+  for (int i = 0; i < kLanes; ++i) block_max = std::max(block_max, highest[i]);
+  float next = std::max(*running_max, block_max);
+  *correction = *running_max == kMasked ? 0.0f : std::exp(*running_max - next);
+  *running_max = next;
+  Lanes total = {};
+  for (int64_t i = 0; i < width; i += kLanes) {
+    Lanes p = exp_lanes(load_lanes(row + i) - next);
+    store_lanes(row + i, p);
+    total += p;
+  }
+  return sum_lanes(total);
+}
+
+// Tile of queries [row0, row0 + rows) of one head over the keys [key0, key0 + keys).
+void attend_keys(const KvView& kv, int64_t kv_head, int64_t key0, int64_t keys, int64_t first_visible, int64_t rows,
+                 float scale, Scratch& s) {
+  int64_t d = kv.d;
+  const float* k = kv.k_head<float>(kv_head) + key0 * kv.row_stride;
+  const float* v = kv.v_head<float>(kv_head) + key0 * kv.row_stride;
+  int64_t width = (keys + kLanes - 1) / kLanes * kLanes;
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, kQueryTile, static_cast<blasint>(keys), static_cast<blasint>(d),
+              1.0f, s.q.data(), static_cast<blasint>(d), k, static_cast<blasint>(kv.row_stride), 0.0f, s.scores.data(),
+              kKeyTile);
+  for (int64_t r = 0; r < rows; ++r) {
+    int64_t visible = std::clamp<int64_t>(first_visible + r - key0 + 1, 0, keys);
+    float correction = 0.0f;
+    float sum = exponentiate(&s.scores[r * kKeyTile], width, visible, scale, &s.max[r], &correction);
+    s.sum[r] = s.sum[r] * correction + sum;
+    for (int64_t c = 0; c < d; ++c) s.out[r * d + c] *= correction;
+  }
+  cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, kQueryTile, static_cast<blasint>(d),
+              static_cast<blasint>(keys), 1.0f, s.scores.data(), kKeyTile, v, static_cast<blasint>(kv.row_stride), 1.0f,
+              s.out.data(), static_cast<blasint>(d));
+}
+
+void attend_tile(const PrefillAttention& args, const KvView& kv, const HeadLayout& heads, int64_t head, int64_t row0,
+                 Scratch& s) {
+  int64_t d = kv.d, rows = std::min(kQueryTile, args.n - row0), stride = heads.Hq_lc() * d;
+  s.q.assign(static_cast<size_t>(kQueryTile * d), 0.0f);
+  s.out.assign(static_cast<size_t>(kQueryTile * d), 0.0f);
+  s.max.assign(kQueryTile, kMasked);
+  s.sum.assign(kQueryTile, 0.0f);
+  // Rows of the tile that do not exist stay zero throughout, so that every BLAS call has the same shape.
+  s.scores.assign(static_cast<size_t>(kQueryTile * kKeyTile), 0.0f);
+  for (int64_t r = 0; r < rows; ++r) std::copy_n(args.q + (row0 + r) * stride + head * d, d, &s.q[r * d]);
+  int64_t first_visible = args.first_position + row0;
+  int64_t key_end = first_visible + rows;
+  for (int64_t key0 = 0; key0 < key_end; key0 += kKeyTile)
+    attend_keys(kv, heads.kv_of(head), key0, std::min(kKeyTile, key_end - key0), first_visible, rows,
+                static_cast<float>(args.scale), s);
+  for (int64_t r = 0; r < rows; ++r) {
+    float* to = args.out + (row0 + r) * stride + head * d;
+    float inverse = 1.0f / s.sum[r];
+    for (int64_t c = 0; c < d; ++c) to[c] = s.out[r * d + c] * inverse;
+  }
+}
+
+}  // namespace
+
+void attention_prefill(Context& ctx, const PrefillAttention& args, const KvView& kv, const HeadLayout& heads) {
+  int64_t tiles = (args.n + kQueryTile - 1) / kQueryTile;
+  // Later tiles see more keys: start with them, so that the threads end together.
+  ctx.parallel_for(tiles * heads.Hq_lc(), [&](int64_t item) {
+    thread_local Scratch scratch;
+    int64_t tile = tiles - 1 - item / heads.Hq_lc();
+    attend_tile(args, kv, heads, item % heads.Hq_lc(), tile * kQueryTile, scratch);
+  });
+}
+
+}  // namespace restkv::cpu

@@ -1,0 +1,26 @@
+#include "model/ops/embedding.h"
+
+#include <cstring>
+
+#include "model/ops/dispatch.h"
+
+namespace restkv {
+
+void embed(Context& ctx, const Tensor& table, Range vocab, std::span<const int32_t> tokens, float* y) {
+  require_cpu(ctx, "embed");
+  int64_t H = table.size(1);
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    float* row = y + static_cast<int64_t>(i) * H;
+    if (!vocab.contains(tokens[i])) {
+      std::memset(row, 0, sizeof(float) * static_cast<size_t>(H));
+    } else if (table.dtype() == DType::f32) {
+      const float* from = table.data<float>() + (tokens[i] - vocab.begin) * H;
+      std::memcpy(row, from, sizeof(float) * static_cast<size_t>(H));
+    } else {
+      const bf16* from = table.data<bf16>() + (tokens[i] - vocab.begin) * H;
+      for (int64_t c = 0; c < H; ++c) row[c] = to_float(from[c]);
+    }
+  }
+}
+
+}  // namespace restkv

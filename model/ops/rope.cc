@@ -1,0 +1,61 @@
+#include "model/ops/rope.h"
+
+#include <cmath>
+#include <numbers>
+
+#include "model/ops/dispatch.h"
+
+namespace restkv {
+namespace {
+
+// Long wavelengths are divided by `factor`, short ones stay, those between are blended.
+float llama3_scaled(const RopeConfig& rope, double frequency) {
+  double wavelength = 2.0 * std::numbers::pi / frequency;
+  double original = static_cast<double>(rope.original_max_positions);
+  if (wavelength > original / rope.low_freq_factor) return static_cast<float>(frequency / rope.factor);
+  if (wavelength < original / rope.high_freq_factor) return static_cast<float>(frequency);
+  double smooth = (original / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
+  return static_cast<float>((1.0 - smooth) * frequency / rope.factor + smooth * frequency);
+}
+
+}  // namespace
+
+std::vector<float> rope_frequencies(const RopeConfig& rope, int64_t d) {
+  std::vector<float> frequencies(static_cast<size_t>(d / 2));
+  for (int64_t i = 0; i < d / 2; ++i) {
+    double frequency = std::pow(rope.theta, -2.0 * static_cast<double>(i) / static_cast<double>(d));
+    if (rope.type == "default")
+      frequencies[i] = static_cast<float>(frequency);
+    else if (rope.type == "linear")
+      frequencies[i] = static_cast<float>(frequency / rope.factor);
+    else if (rope.type == "llama3")
+      frequencies[i] = llama3_scaled(rope, frequency);
+    else
+      fail_runtime("rope type \"{}\" has no frequencies", rope.type);
+  }
+  return frequencies;
+}
+
+Tensor rope_table(Context& ctx, const std::vector<float>& frequencies, const std::vector<int64_t>& positions) {
+  int64_t half = static_cast<int64_t>(frequencies.size()), n = static_cast<int64_t>(positions.size());
+  Tensor table = ctx.empty(DType::f32, {n, 2, half});
+  float* data = table.data<float>();
+  ctx.parallel_for(n, [&](int64_t r) {
+    float position = static_cast<float>(positions[r]);
+    for (int64_t i = 0; i < half; ++i) {
+      float angle = position * frequencies[i];
+      data[(2 * r) * half + i] = std::cos(angle);
+      data[(2 * r + 1) * half + i] = std::sin(angle);
+    }
+  });
+  return table;
+}
+
+void apply_rope(Context& ctx, float* x, int64_t row_stride, int64_t heads, int64_t d, const Tensor& table, int64_t n) {
+  require_cpu(ctx, "apply_rope");
+  RESTKV_CHECK(table.size(0) >= n && 2 * table.size(2) == d, "rope table {} for {} rows of head size {}",
+               table.describe(), n, d);
+  cpu::apply_rope(ctx, x, row_stride, heads, d, table.data<float>(), n);
+}
+
+}  // namespace restkv

@@ -1,0 +1,28 @@
+// Rotary position embedding (Su et al., 2021) in the half-rotation form of Hugging Face: element i is paired with
+// i + d/2, both turned by position * inv_freq[i].
+#pragma once
+
+#include <vector>
+
+#include "dist/base/context.h"
+#include "model/config.h"
+
+namespace restkv {
+
+/// [d/2] inverse frequencies theta^(-2i/d) after the model's scaling: "llama3" (Llama-3.1, section "RoPE scaling" of
+/// its reference implementation), "linear", or per-frequency factors stored with the weights.
+std::vector<float> rope_frequencies(const RopeConfig& rope, int64_t d);
+
+/// cos and sin of the angles of n positions: table [n, 2, d/2] (cos row, then sin row). Angles are float32 products,
+/// as in the reference.
+Tensor rope_table(Context& ctx, const std::vector<float>& frequencies, const std::vector<int64_t>& positions);
+
+/// Turns the heads of every row in place. x: n rows of `heads` heads, row r at x + r * row_stride, heads d apart.
+/// table [n, 2, d/2].
+void apply_rope(Context& ctx, float* x, int64_t row_stride, int64_t heads, int64_t d, const Tensor& table, int64_t n);
+
+namespace cpu {
+void apply_rope(Context& ctx, float* x, int64_t row_stride, int64_t heads, int64_t d, const float* table, int64_t n);
+}
+
+}  // namespace restkv

@@ -1,0 +1,33 @@
+#include <cstring>
+
+#include "dist/base/lanes.h"
+#include "model/ops/dispatch.h"
+#include "model/ops/swiglu.h"
+
+namespace restkv::cpu {
+namespace {
+
+RESTKV_INLINE Lanes silu_times(Lanes gate, Lanes up) { return gate / (1.0f + exp_lanes(-gate)) * up; }
+
+}  // namespace
+
+void swiglu(Context& ctx, const float* gate_up, float* y, int64_t n, int64_t I) {
+  parallel_rows(ctx, n, [&](int64_t first, int64_t last) {
+    for (int64_t r = first; r < last; ++r) {
+      const float* gate = gate_up + r * 2 * I;
+      const float* up = gate + I;
+      float* out = y + r * I;
+      int64_t i = 0;
+      for (; i + kLanes <= I; i += kLanes) store_lanes(out + i, silu_times(load_lanes(gate + i), load_lanes(up + i)));
+      if (i < I) {
+        float g[kLanes] = {}, u[kLanes] = {}, o[kLanes];
+        std::memcpy(g, gate + i, sizeof(float) * static_cast<size_t>(I - i));
+        std::memcpy(u, up + i, sizeof(float) * static_cast<size_t>(I - i));
+        store_lanes(o, silu_times(load_lanes(g), load_lanes(u)));
+        std::memcpy(out + i, o, sizeof(float) * static_cast<size_t>(I - i));
+      }
+    }
+  });
+}
+
+}  // namespace restkv::cpu

@@ -1,0 +1,305 @@
+// Prefill: the whole prompt, layer by layer; each layer's cache is evicted before the next layer starts, so at most
+// one layer's full K/V exists at any time.
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "dist/base/error.h"
+#include "dist/base/stopwatch.h"
+#include "dist/comm/gather_rows.h"
+#include "kvcache/reshard.h"
+#include "model/ops/attention_prefill.h"
+#include "model/ops/rms_norm.h"
+#include "model/ops/rope.h"
+#include "model/ops/swiglu.h"
+#include "model/transformer.h"
+
+namespace restkv {
+namespace {
+
+// Rows whose MLP activations exist at once; a multiple of the GEMM's row tile.
+constexpr int64_t kSliceRows = 1024;
+
+template <class Body>
+void for_slices(int64_t rows, const Body& body) {
+  for (int64_t first = 0; first < rows; first += kSliceRows) body(first, std::min(kSliceRows, rows - first));
+}
+
+}  // namespace
+
+struct Transformer::PrefillState {
+  PrefillState(Context& ctx, const SequencePartition& partition_, int sequence_rank, const ModelConfig& config,
+               const Shard& shard)
+      : partition(partition_), L_lc(partition.local_size(sequence_rank)) {
+    int64_t q_width = shard.heads.Hq_lc() * config.d, kv_width = shard.heads.Hkv_lc() * config.d;
+    int64_t slice = std::min(kSliceRows, L_lc);
+    x = ctx.empty(DType::f32, {L_lc, config.hidden});
+    q = ctx.empty(DType::f32, {L_lc, q_width});
+    k = ctx.empty(DType::f32, {L_lc, kv_width});
+    v = ctx.empty(DType::f32, {L_lc, kv_width});
+    normed = ctx.empty(DType::f32, {slice, config.hidden});
+    gate_up = ctx.empty(DType::f32, {slice, 2 * shard.mlp.size()});
+    activated = ctx.empty(DType::f32, {slice, shard.mlp.size()});
+    partial = ctx.empty(DType::f32, {slice, config.hidden});
+    for (int64_t i = 0; i < L_lc; ++i) positions.push_back(partition.global_position(sequence_rank, i));
+    kv_lengths.assign(static_cast<size_t>(shard.heads.Hkv_lc()), partition.length());
+    for (int64_t g = 0; g < shard.heads.Hkv_lc(); ++g) kv_offsets.push_back(g * config.d);
+  }
+
+  SequencePartition partition;
+  int64_t L_lc;
+  std::vector<int64_t> positions;  // [L_lc]
+  Tensor rope;                     // [L_lc, 2, d/2]
+  Tensor x;                        // [L_lc, H] the residual stream
+  Tensor q, k, v;                  // [L_lc, Hq_lc d], [L_lc, Hkv_lc d]; attention overwrites q by its output
+  Tensor q_window;                 // [W, Hq_lc d], only for policies that read it
+  Tensor k_all, v_all;             // [L, Hkv_lc d] in global order
+  Tensor normed, gate_up, activated, partial;  // one slice
+  std::vector<int64_t> kv_lengths, kv_offsets;
+  std::vector<int64_t> local_counts;  // [layers * cache heads of the model] rows this rank kept
+  uint64_t local_hash = 0;
+  int64_t reserve = 0;
+  bool evicts = false;
+  PrefillReport report;
+};
+
+Sequence Transformer::prefill(std::span<const int32_t> tokens, const PrefillOptions& options) {
+  int64_t L = static_cast<int64_t>(tokens.size());
+  if (L == 0) fail_input("prompt: no tokens; at least one is needed");
+  if (L + options.max_new_tokens > config_.max_positions)
+    fail_input("prompt: {} tokens and {} to generate exceed the model's {} positions", L, options.max_new_tokens,
+               config_.max_positions);
+  for (int32_t token : tokens)
+    if (token < 0 || token >= config_.vocab)
+      fail_input("prompt: token {} is outside the vocabulary of {}", token, config_.vocab);
+
+  Stopwatch whole;
+  PrefillState s(ctx_, SequencePartition(L, grid_.sequence_size()), grid_.sequence_rank(), config_, plan_.resident);
+  s.evicts = evictor_->evicts(L);
+  s.reserve = plan_.mode == DecodeMode::tensor
+                  ? options.max_new_tokens
+                  : (options.max_new_tokens + grid_.sequence_size() - 1) / grid_.sequence_size();
+  Sequence sequence{
+      KvCache(ctx_, config_.layers, cache_heads(plan_.decode.heads), config_.d, DType::f32), L, L, {}, {}};
+  s.local_counts.assign(
+      static_cast<size_t>(config_.layers *
+                          (cache_config_.granularity == Granularity::query_head ? config_.Hq : config_.Hkv)),
+      0);
+
+  std::vector<int32_t> local_tokens;
+  for (int64_t position : s.positions) local_tokens.push_back(tokens[position]);
+  embed_tokens(local_tokens, s.x.data<float>());
+  s.rope = rope_table(ctx_, frequencies_, s.positions);
+
+  for (int64_t layer = 0; layer < config_.layers; ++layer) {
+    const LayerWeights& w = weights_.layers[layer];
+    project_qkv(w, s);
+    gather_kv(s);
+    attend(s);
+    project_output(w, s);
+    mlp(w, s);
+    evict(layer, w, s, sequence);
+    if (options.progress) options.progress(layer + 1, config_.layers);
+  }
+  emit_logits(s, options, sequence);
+  finish_report(s, sequence);
+  sequence.report.seconds = whole.seconds();
+  return sequence;
+}
+
+// normed = rms_norm(x); q, k, v = normed Wqkv^T; rotate q and k.
+void Transformer::project_qkv(const LayerWeights& w, PrefillState& s) {
+  Stopwatch watch;
+  int64_t d = config_.d, H = config_.hidden, q_width = s.q.size(1), kv_width = s.k.size(1);
+  MatrixView weight(w.qkv);
+  MatrixView wq = weight.block(0, q_width, 0, H), wk = weight.block(q_width, kv_width, 0, H),
+             wv = weight.block(q_width + kv_width, kv_width, 0, H);
+  for_slices(s.L_lc, [&](int64_t first, int64_t rows) {
+    rms_norm(ctx_, s.x.data<float>() + first * H, w.attention_norm.data<float>(), s.normed.data<float>(), rows, H,
+             config_.rms_eps);
+    MatrixView normed = MatrixView(s.normed).block(0, rows, 0, H);
+    gemm(ctx_, normed, wq, MatrixView(s.q).block(first, rows, 0, q_width));
+    gemm(ctx_, normed, wk, MatrixView(s.k).block(first, rows, 0, kv_width));
+    gemm(ctx_, normed, wv, MatrixView(s.v).block(first, rows, 0, kv_width));
+  });
+  apply_rope(ctx_, s.q.data<float>(), q_width, q_width / d, d, s.rope, s.L_lc);
+  apply_rope(ctx_, s.k.data<float>(), kv_width, kv_width / d, d, s.rope, s.L_lc);
+  s.report.gemm_seconds += watch.seconds();
+}
+
+// All keys and values of this rank's heads in global order; the window's queries for the policy.
+void Transformer::gather_kv(PrefillState& s) {
+  Stopwatch watch;
+  Communicator& sequence = grid_.sequence();
+  int64_t sent = sequence.stats().bytes_sent, L = s.partition.length();
+  auto gather = [&](const Tensor& local, Range range, Tensor& all) {
+    if (!all.defined() || all.empty()) all = ctx_.empty(DType::f32, {range.size(), local.size(1)});
+    gather_rows(sequence, s.partition, range, local.raw(), all.raw(), local.size(1), DType::f32);
+  };
+  if (sequence.size() == 1) {
+    s.k_all = s.k;  // one rank's local order is the global order: a view, no copy
+    s.v_all = s.v;
+  } else {
+    gather(s.k, {0, L}, s.k_all);
+    gather(s.v, {0, L}, s.v_all);
+  }
+  s.report.exchange_bytes += sequence.stats().bytes_sent - sent;
+  sent = sequence.stats().bytes_sent;
+  if (s.evicts && evictor_->needs_window_queries()) gather(s.q, {L - cache_config_.window, L}, s.q_window);
+  s.report.evict_bytes += sequence.stats().bytes_sent - sent;
+  s.report.exchange_seconds += watch.seconds();
+}
+
+// q = softmax(q K^T / sqrt(d)) V, for this rank's two chunks.
+void Transformer::attend(PrefillState& s) {
+  Stopwatch watch;
+  int64_t width = s.q.size(1), first = 0;
+  KvView kv{s.k_all.raw(), s.v_all.raw(), DType::f32,          plan_.resident.heads.Hkv_lc(),
+            config_.d,     s.k.size(1),   s.kv_offsets.data(), s.kv_lengths.data()};
+  for (Range chunk : s.partition.chunks_of(grid_.sequence_rank())) {
+    float* q = s.q.data<float>() + first * width;
+    // A tile reads all of its queries before it writes its rows, so the output may take their place.
+    attention_prefill(ctx_, {q, q, chunk.size(), chunk.begin, 1.0 / std::sqrt(static_cast<double>(config_.d))}, kv,
+                      plan_.resident.heads);
+    first += chunk.size();
+  }
+  s.report.attention_seconds += watch.seconds();
+}
+
+// y [rows, H] += x w^T, summed over the tensor group.
+void Transformer::add_partial(const MatrixView& x, const MatrixView& w, float* y, int64_t rows, PrefillState& s) {
+  int64_t H = config_.hidden;
+  if (grid_.tensor_size() == 1) {
+    gemm(ctx_, x, w, MatrixView(y, rows, H), /*accumulate=*/true);
+    return;
+  }
+  float* partial = s.partial.data<float>();
+  gemm(ctx_, x, w, MatrixView(partial, rows, H));
+  Stopwatch watch;
+  int64_t sent = grid_.tensor().stats().bytes_sent;
+  grid_.tensor().all_reduce(partial, rows * H, DType::f32, ReduceOp::sum);
+  s.report.exchange_bytes += grid_.tensor().stats().bytes_sent - sent;
+  s.report.exchange_seconds += watch.seconds();
+  s.report.gemm_seconds -= watch.seconds();
+  for (int64_t i = 0; i < rows * H; ++i) y[i] += partial[i];
+}
+
+void Transformer::project_output(const LayerWeights& w, PrefillState& s) {
+  Stopwatch watch;
+  int64_t width = s.q.size(1);
+  for_slices(s.L_lc, [&](int64_t first, int64_t rows) {
+    add_partial(MatrixView(s.q).block(first, rows, 0, width), MatrixView(w.output),
+                s.x.data<float>() + first * config_.hidden, rows, s);
+  });
+  s.report.gemm_seconds += watch.seconds();
+}
+
+// x += down(silu(gate(normed)) * up(normed)), slice by slice.
+void Transformer::mlp(const LayerWeights& w, PrefillState& s) {
+  Stopwatch watch;
+  int64_t H = config_.hidden, I = plan_.resident.mlp.size();
+  for_slices(s.L_lc, [&](int64_t first, int64_t rows) {
+    float* x = s.x.data<float>() + first * H;
+    rms_norm(ctx_, x, w.mlp_norm.data<float>(), s.normed.data<float>(), rows, H, config_.rms_eps);
+    gemm(ctx_, MatrixView(s.normed).block(0, rows, 0, H), MatrixView(w.gate_up),
+         MatrixView(s.gate_up).block(0, rows, 0, 2 * I));
+    swiglu(ctx_, s.gate_up.data<float>(), s.activated.data<float>(), rows, I);
+    add_partial(MatrixView(s.activated).block(0, rows, 0, I), MatrixView(w.down), x, rows, s);
+  });
+  s.report.gemm_seconds += watch.seconds();
+}
+
+// Decides with the other ranks which rows stay, and moves them to the cache.
+void Transformer::evict(int64_t layer, const LayerWeights& w, PrefillState& s, Sequence& sequence) {
+  Stopwatch watch;
+  KeptRows kept;
+  int64_t sent = grid_.sequence().stats().bytes_sent + grid_.tensor().stats().bytes_sent;
+  if (s.evicts) {
+    LayerKv input;
+    input.layer = layer;
+    input.partition = &s.partition;
+    input.q_window = s.q_window.empty() ? nullptr : s.q_window.data<float>();
+    input.k = s.k.data<float>();
+    input.v = s.v.data<float>();
+    input.r = w.output_factors.empty() ? nullptr : w.output_factors.data<float>();
+    kept = evictor_->evict(input);
+  } else {
+    const HeadLayout& heads = plan_.resident.heads;
+    bool per_query = cache_config_.granularity == Granularity::query_head;
+    std::vector<int32_t> all(static_cast<size_t>(s.L_lc));
+    std::iota(all.begin(), all.end(), 0);
+    for (int64_t h = 0; h < cache_heads(heads); ++h) {
+      kept.rows.push_back(all);
+      kept.head.push_back(h + (per_query ? heads.local.q.begin : heads.local.kv.begin));
+    }
+  }
+  s.report.evict_bytes += grid_.sequence().stats().bytes_sent + grid_.tensor().stats().bytes_sent - sent;
+  keep(layer, kept, s, sequence);
+  s.report.evict_seconds += watch.seconds();
+}
+
+void Transformer::keep(int64_t layer, const KeptRows& kept, PrefillState& s, Sequence& sequence) {
+  const HeadLayout& heads = plan_.resident.heads;
+  bool per_query = cache_config_.granularity == Granularity::query_head;
+  int64_t model_heads = per_query ? config_.Hq : config_.Hkv;
+  for (size_t h = 0; h < kept.rows.size(); ++h) {
+    // A KV head that lies on several tensor ranks is counted by the one that holds its first query head.
+    if (!per_query && kept.head[h] * heads.group() < heads.local.q.begin) continue;
+    s.local_counts[layer * model_heads + kept.head[h]] += static_cast<int64_t>(kept.rows[h].size());
+    for (int32_t row : kept.rows[h]) s.local_hash += kept_hash_term(layer, kept.head[h], s.positions[row]);
+  }
+  std::vector<int64_t> sources = cache_head_sources(heads);
+  if (plan_.mode == DecodeMode::sequence || grid_.sequence_size() == 1) {
+    sequence.cache.store(layer, s.k.raw(), s.v.raw(), heads.Hkv_lc(), sources.data(), s.positions.data(), kept.rows,
+                         s.reserve);
+    return;
+  }
+  int64_t sent = grid_.sequence().stats().bytes_sent;
+  KeptLayer rows{s.k.data<float>(), s.v.data<float>(), heads.Hkv_lc(), config_.d, sources, s.positions, kept.rows};
+  reshard_by_head(ctx_, grid_.sequence(), rows, decode_cache_shares(), sequence.cache, layer, s.reserve);
+  s.report.reshard_bytes += grid_.sequence().stats().bytes_sent - sent;
+}
+
+// Logits of the wanted rows; every rank of the sequence group gets the row from its owner.
+void Transformer::emit_logits(PrefillState& s, const PrefillOptions& options, Sequence& sequence) {
+  int64_t H = config_.hidden;
+  std::vector<float> row(static_cast<size_t>(H));
+  auto logits_at = [&](int64_t position) {
+    int owner = s.partition.owner(position);
+    if (owner == grid_.sequence_rank())
+      std::copy_n(s.x.data<float>() + s.partition.local_index(owner, position) * H, H, row.data());
+    if (grid_.sequence_size() > 1) grid_.sequence().broadcast(row.data(), H, DType::f32, owner);
+    compute_logits(row.data(), sequence.logits);
+  };
+  for (int64_t position : options.logit_rows) {
+    RESTKV_CHECK(position >= 0 && position < s.partition.length() && options.on_logits, "logits of row {} of {}",
+                 position, s.partition.length());
+    logits_at(position);
+    options.on_logits(position, sequence.logits);
+  }
+  logits_at(s.partition.length() - 1);
+}
+
+void Transformer::finish_report(PrefillState& s, Sequence& sequence) {
+  bool per_query = cache_config_.granularity == Granularity::query_head;
+  int64_t L = s.partition.length(), heads = per_query ? config_.Hq : config_.Hkv;
+  std::vector<uint64_t> totals(s.local_counts.begin(), s.local_counts.end());
+  totals.push_back(s.local_hash);
+  totals.push_back(static_cast<uint64_t>(sequence.cache.bytes()));
+  grid_.world().all_reduce(std::span<uint64_t>(totals));
+  PrefillReport& report = sequence.report = s.report;
+  report.cache_bytes = static_cast<int64_t>(totals.back());
+  report.kept_hash = totals[totals.size() - 2];
+  for (int64_t layer = 0; layer < config_.layers; ++layer)
+    report.kept_counts.emplace_back(totals.begin() + layer * heads, totals.begin() + (layer + 1) * heads);
+  report.evicted = s.evicts;
+  report.budget = cache_config_.policy == "full" ? L : cache_config_.budget.resolve(L);
+  if (!s.evicts)
+    report.reason = cache_config_.policy == "full"
+                        ? "policy full keeps everything"
+                        : fmt::format("the prompt of {} tokens is not longer than the budget of {}", L, report.budget);
+  // Without eviction every KV head holds every position once, whatever the granularity of the policy.
+  report.full_cache_bytes = 2 * config_.layers * config_.Hkv * L * config_.d * size_of(DType::f32);
+}
+
+}  // namespace restkv

@@ -1,0 +1,41 @@
+// One request between its prefill and its last token: the cache and what is known of it.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kvcache/kv_cache.h"
+
+namespace restkv {
+
+/// What prefill did. Times in seconds on this rank (they include waiting for other ranks); the rest is the same on
+/// every rank.
+struct PrefillReport {
+  double seconds = 0.0;
+  double attention_seconds = 0.0;
+  double gemm_seconds = 0.0;      ///< linear layers, norms and activation
+  double exchange_seconds = 0.0;  ///< K/V gather and tensor-parallel sums
+  double evict_seconds = 0.0;     ///< scoring, selection, compaction and re-sharding
+  int64_t exchange_bytes = 0;     ///< sent by this rank for K/V gather and tensor-parallel sums
+  int64_t evict_bytes = 0;        ///< sent by this rank for the decision
+  int64_t reshard_bytes = 0;      ///< sent by this rank to bring kept rows to their decoding ranks
+
+  bool evicted = false;
+  std::string reason;                             ///< why nothing was evicted, in words; empty when it was
+  int64_t budget = 0;                             ///< tokens per cache head and layer in force
+  int64_t cache_bytes = 0;                        ///< K and V rows held over all ranks
+  int64_t full_cache_bytes = 0;                   ///< the same without eviction
+  std::vector<std::vector<int64_t>> kept_counts;  ///< [layers][cache heads of the model] over all ranks
+  uint64_t kept_hash = 0;  ///< over all (layer, cache head, kept position); equal sets give equal hashes
+};
+
+struct Sequence {
+  KvCache cache;
+  int64_t prompt_tokens = 0;
+  int64_t length = 0;  ///< tokens processed: the position of the next one
+  PrefillReport report;
+  std::vector<float> logits;  ///< [vocab] after the last processed token, on every rank
+};
+
+}  // namespace restkv

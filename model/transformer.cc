@@ -1,0 +1,88 @@
+#include "model/transformer.h"
+
+#include "dist/base/error.h"
+#include "model/ops/embedding.h"
+#include "model/ops/rms_norm.h"
+#include "model/ops/rope.h"
+
+namespace restkv {
+
+Transformer::Transformer(Context& ctx, const ProcessGrid& grid, const ModelConfig& config, const WeightSource& source,
+                         const CacheConfig& cache, const TransformerOptions& options, const LoadProgress& progress)
+    : ctx_(ctx),
+      grid_(grid),
+      config_(config),
+      cache_config_(cache),
+      plan_(make_shard_plan(config, grid.sequence_size(), grid.tensor_size(), grid.sequence_rank(), grid.tensor_rank(),
+                            options.decode)),
+      frequencies_(rope_frequencies(config.rope, config.d)),
+      evictor_(std::make_unique<Evictor>(ctx, grid.sequence(), grid.tensor(), plan_.resident.heads, cache)) {
+  weights_ = load_weights(ctx, source, config, plan_.resident, options.weight_dtype, evictor_->needs_output_factors(),
+                          progress);
+  lay_out_logits(options.decode);
+}
+
+// Which rows of the vocabulary every rank of the group that shares the output head contributes.
+void Transformer::lay_out_logits(DecodeMode mode) {
+  int tensor = grid_.tensor_size();
+  int ranks = mode == DecodeMode::tensor ? grid_.size() : tensor;
+  for (int r = 0; r < ranks; ++r) {
+    int sequence_rank = mode == DecodeMode::tensor ? r / tensor : grid_.sequence_rank();
+    ShardPlan plan = make_shard_plan(config_, grid_.sequence_size(), tensor, sequence_rank, r % tensor, mode);
+    logit_counts_.push_back(plan.decode.vocab.size());
+    logit_offsets_.push_back(plan.decode.vocab.begin);
+  }
+}
+
+Transformer::~Transformer() = default;
+
+void Transformer::embed_tokens(std::span<const int32_t> tokens, float* x) {
+  embed(ctx_, weights_.embedding, plan_.resident.vocab, tokens, x);
+  int64_t n = static_cast<int64_t>(tokens.size()) * config_.hidden;
+  if (grid_.tensor_size() > 1) grid_.tensor().all_reduce(x, n, DType::f32, ReduceOp::sum);
+}
+
+// x [H] on every rank -> logits [vocab] on every rank.
+void Transformer::compute_logits(const float* x, std::vector<float>& logits) {
+  std::vector<float> normed(static_cast<size_t>(config_.hidden));
+  rms_norm(ctx_, x, weights_.final_norm.data<float>(), normed.data(), 1, config_.hidden, config_.rms_eps);
+
+  const Range held = plan_.resident.vocab, mine = plan_.decode.vocab;
+  logits.resize(static_cast<size_t>(config_.vocab));
+  float* own = logits.data() + mine.begin;
+  MatrixView head = MatrixView(weights_.output_head).block(mine.begin - held.begin, mine.size(), 0, config_.hidden);
+  gemv(ctx_, MatrixView(normed.data(), 1, config_.hidden), head, MatrixView(own, 1, mine.size()));
+
+  if (logit_counts_.size() == 1) return;
+  Communicator& group = plan_.mode == DecodeMode::tensor ? grid_.world() : grid_.tensor();
+  std::vector<float> part(own, own + mine.size());
+  group.all_gather_v(part.data(), logits.data(), logit_counts_, logit_offsets_, DType::f32);
+}
+
+int64_t Transformer::cache_heads(const HeadLayout& heads) const {
+  return cache_config_.granularity == Granularity::query_head ? heads.Hq_lc() : heads.Hkv_lc();
+}
+
+// For each cache head the local KV head that its rows are copied from.
+std::vector<int64_t> Transformer::cache_head_sources(const HeadLayout& heads) const {
+  std::vector<int64_t> sources(static_cast<size_t>(cache_heads(heads)));
+  for (int64_t h = 0; h < static_cast<int64_t>(sources.size()); ++h)
+    sources[h] = cache_config_.granularity == Granularity::query_head ? heads.kv_of(h) : h;
+  return sources;
+}
+
+// Which of this rank's resident cache heads every rank of the sequence group decodes.
+std::vector<Range> Transformer::decode_cache_shares() const {
+  std::vector<Range> shares;
+  const HeadRange resident = plan_.resident.heads.local;
+  for (int r = 0; r < grid_.sequence_size(); ++r) {
+    HeadRange part = decode_share(plan_.resident, grid_.sequence_size(), r).heads.local;
+    if (cache_config_.granularity == Granularity::query_head)
+      shares.push_back({part.q.begin - resident.q.begin, part.q.end - resident.q.begin});
+    else
+      shares.push_back({part.kv.begin - resident.kv.begin, part.kv.end - resident.kv.begin});
+  }
+  return shares;
+}
+
+}  // namespace restkv

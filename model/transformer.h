@@ -1,0 +1,92 @@
+// A decoder-only transformer over the ranks of a process grid: prefill with eviction, then token by token.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+
+#include "dist/comm/process_grid.h"
+#include "kvcache/config.h"
+#include "kvcache/evict.h"
+#include "model/sequence.h"
+#include "model/transformer_weights.h"
+
+namespace restkv {
+
+struct TransformerOptions {
+  DecodeMode decode = DecodeMode::tensor;
+  std::optional<DType> weight_dtype;  ///< f32 or bf16; by default each matrix as it loses nothing
+};
+
+struct PrefillOptions {
+  int64_t max_new_tokens = 0;  ///< room kept in the cache for decoding
+  /// Called on every rank after each layer.
+  std::function<void(int64_t layers_done, int64_t layers)> progress;
+  /// Positions whose logits are wanted besides the last one's (tests, perplexity), ascending. Costs one output head
+  /// product per row.
+  std::vector<int64_t> logit_rows;
+  std::function<void(int64_t position, std::span<const float> logits)> on_logits;
+};
+
+class Transformer {
+ public:
+  /// Reads this rank's weights. Collective in effect: every rank of the grid constructs one. References outlive the
+  /// object. Throws InputError for a layout the heads do not allow, and for weights that do not fit.
+  Transformer(Context& ctx, const ProcessGrid& grid, const ModelConfig& config, const WeightSource& source,
+              const CacheConfig& cache, const TransformerOptions& options, const LoadProgress& progress = {});
+  ~Transformer();
+
+  const ModelConfig& config() const { return config_; }
+  const ShardPlan& plan() const { return plan_; }
+  const TransformerWeights& weights() const { return weights_; }
+
+  /// Reads the prompt (the same tokens on every rank), evicts layer by layer, and returns the sequence with the
+  /// logits of the last position. Collective over the world. Throws InputError for an empty prompt, a token outside
+  /// the vocabulary, or a prompt that with max_new_tokens exceeds the model's positions.
+  Sequence prefill(std::span<const int32_t> tokens, const PrefillOptions& options = {});
+
+  /// Processes one token at position sequence.length and updates sequence.logits. Collective over the world.
+  void decode_step(Sequence& sequence, int32_t token);
+
+ private:
+  struct PrefillState;
+  struct DecodeBuffers;
+
+  // Prefill, in the order of the layer.
+  void project_qkv(const LayerWeights& w, PrefillState& s);
+  void gather_kv(PrefillState& s);
+  void attend(PrefillState& s);
+  void project_output(const LayerWeights& w, PrefillState& s);
+  void mlp(const LayerWeights& w, PrefillState& s);
+  void evict(int64_t layer, const LayerWeights& w, PrefillState& s, Sequence& sequence);
+  void keep(int64_t layer, const KeptRows& kept, PrefillState& s, Sequence& sequence);
+  void finish_report(PrefillState& s, Sequence& sequence);
+  void emit_logits(PrefillState& s, const PrefillOptions& options, Sequence& sequence);
+  void add_partial(const MatrixView& x, const MatrixView& w, float* y, int64_t rows, PrefillState& s);
+
+  // Decode.
+  void decode_attention(int64_t layer, const float* h, Sequence& sequence, DecodeBuffers& b);
+  void decode_mlp(int64_t layer, const float* h, DecodeBuffers& b);
+  void merge_over_sequence(DecodeBuffers& b);
+
+  // Shared.
+  void lay_out_logits(DecodeMode mode);
+  void embed_tokens(std::span<const int32_t> tokens, float* x);
+  void compute_logits(const float* x, std::vector<float>& logits);
+  std::vector<int64_t> cache_head_sources(const HeadLayout& heads) const;
+  std::vector<Range> decode_cache_shares() const;
+  int64_t cache_heads(const HeadLayout& heads) const;
+
+  Context& ctx_;
+  const ProcessGrid& grid_;
+  ModelConfig config_;
+  CacheConfig cache_config_;
+  ShardPlan plan_;
+  std::vector<float> frequencies_;
+  std::unique_ptr<Evictor> evictor_;
+  TransformerWeights weights_;
+  std::vector<int64_t> logit_counts_, logit_offsets_;  // per rank of the group that shares the output head
+};
+
+}  // namespace restkv
