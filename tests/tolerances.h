@@ -1,0 +1,19 @@
+// Every tolerance of the tests, by what is compared and in which arithmetic.
+#pragma once
+
+namespace restkv::testing {
+
+/// Logits against a float32 reference, relative to the largest magnitude in the row.
+inline constexpr double kLogitsF32 = 1e-4;
+/// The same with bf16 weights and activations.
+inline constexpr double kLogitsBf16 = 2e-2;
+/// Eviction scores against the published code, relative to the largest score.
+inline constexpr double kScoresF32 = 1e-4;
+/// One op in float32 against double precision, relative to the largest magnitude of the result.
+inline constexpr double kOpF32 = 2e-6;
+/// Perplexity against an independent implementation, relative.
+inline constexpr double kPerplexity = 1e-2;
+/// Kept sets under tensor parallelism, where sums are rounded in another order: least Jaccard index.
+inline constexpr double kJaccardTensor = 0.99;
+
+}  // namespace restkv::testing
