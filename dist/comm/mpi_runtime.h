@@ -1,6 +1,7 @@
 // MPI for the life of the program: initialisation, the world group, the watchdog, and the end on failure.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -8,11 +9,15 @@
 
 namespace restkv {
 
+class Watchdog;
+
 class MpiRuntime {
  public:
-  /// Initialises MPI when nobody has. One per process.
+  /// Initialises MPI when nobody has (argc and argv may be null). One per process. Throws InputError when the
+  /// launcher started another number of processes than MPI sees (check_started_size).
   MpiRuntime(int* argc, char*** argv);
-  /// Finalises MPI when this object initialised it.
+  /// Finalises MPI when this object initialised it, unless an exception is unwinding: then the other ranks may never
+  /// come, and the program must end with abort() or a non-zero code.
   ~MpiRuntime();
   MpiRuntime(const MpiRuntime&) = delete;
   MpiRuntime& operator=(const MpiRuntime&) = delete;
@@ -26,12 +31,19 @@ class MpiRuntime {
   /// The group of all ranks. Every collective of it and of its sub-groups has `timeout_s` seconds (0: no deadline).
   std::unique_ptr<Communicator> world(double timeout_s);
 
-  /// Prints "rank R: text" once to standard error and ends all ranks with `exit_code`. Does not return.
+  /// Prints "rank R: text" once to standard error and ends all ranks with `exit_code` (0 becomes 1). Does not return.
+  /// Rank 0 goes first: of an error that all ranks find alike (a bad configuration) the user sees one line.
   [[noreturn]] void abort(const std::string& text, int exit_code);
 
  private:
   bool initialised_here_ = false;
   int rank_ = 0, size_ = 1, local_rank_ = 0, local_size_ = 1;
+  std::shared_ptr<Watchdog> watchdog_;  // of the last world() with a deadline
 };
+
+/// Throws InputError when the launcher's own variables say that it started another number of processes than
+/// `mpi_size`: each would take itself for the only rank. `variable` gives the value of an environment variable, or
+/// null.
+void check_started_size(int mpi_size, const std::function<const char*(const char*)>& variable);
 
 }  // namespace restkv

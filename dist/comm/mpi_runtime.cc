@@ -1,0 +1,103 @@
+#include "dist/comm/mpi_runtime.h"
+
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <thread>
+
+#include "dist/base/error.h"
+#include "dist/comm/mpi_check.h"
+#include "dist/comm/mpi_communicator.h"
+#include "dist/comm/watchdog.h"
+
+namespace restkv {
+namespace {
+
+// Ends every rank: MPI_Abort tells the launcher. Should that hang too (the library's locks may be held by a blocked
+// call), the process ends by itself, and the launcher ends the others on seeing its exit code.
+[[noreturn]] void end_all_ranks(int exit_code) {
+  std::thread([exit_code] {
+    std::this_thread::sleep_for(std::chrono::seconds(2));
+    ::_exit(exit_code);
+  }).detach();
+  MPI_Abort(MPI_COMM_WORLD, exit_code);
+  ::_exit(exit_code);
+}
+
+void find_place_on_host(int* local_rank, int* local_size) {
+  MPI_Comm host = MPI_COMM_NULL;
+  RESTKV_MPI_CHECK(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host));
+  RESTKV_MPI_CHECK(MPI_Comm_rank(host, local_rank));
+  RESTKV_MPI_CHECK(MPI_Comm_size(host, local_size));
+  RESTKV_MPI_CHECK(MPI_Comm_free(&host));
+}
+
+}  // namespace
+
+void check_started_size(int mpi_size, const std::function<const char*(const char*)>& variable) {
+  // The first launcher that left its count decides: mpirun inside a Slurm allocation sees Slurm's variables too.
+  // SLURM_NTASKS alone is no sign: a batch script has it before any task is started.
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"}) {
+    const char* value = variable(name);
+    if (value == nullptr) continue;
+    int started = std::atoi(value);
+    if (started <= 0 || started == mpi_size) return;
+    fail_input(
+        "{} processes were started ({}), but MPI joins {} of them: the program was built with another MPI library "
+        "than the launcher's; start it with that library's own mpirun (for Open MPI under Slurm: mpirun, or "
+        "srun --mpi=pmix)",
+        started, name, mpi_size);
+  }
+}
+
+MpiRuntime::MpiRuntime(int* argc, char*** argv) {
+  int initialized = 0;
+  MPI_Initialized(&initialized);
+  if (!initialized) {
+    // Only the main thread calls MPI; the watchdog's thread calls MPI_Abort alone, with a way out if that hangs.
+    int provided = 0;
+    if (MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS)
+      fail_runtime("MPI could not be initialised");
+    initialised_here_ = true;
+  }
+  RESTKV_MPI_CHECK(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
+  RESTKV_MPI_CHECK(MPI_Comm_rank(MPI_COMM_WORLD, &rank_));
+  RESTKV_MPI_CHECK(MPI_Comm_size(MPI_COMM_WORLD, &size_));
+  try {
+    check_started_size(size_, [](const char* name) { return std::getenv(name); });
+  } catch (...) {
+    if (initialised_here_) MPI_Finalize();
+    throw;
+  }
+  find_place_on_host(&local_rank_, &local_size_);
+}
+
+MpiRuntime::~MpiRuntime() {
+  int finalized = 0;
+  MPI_Finalized(&finalized);
+  if (!initialised_here_ || finalized || std::uncaught_exceptions() > 0) return;
+  // MPI_Finalize waits for all ranks, so it stands under the deadline as well.
+  auto scope = watchdog_ ? watchdog_->enter("finalize", "world", 0) : Watchdog::Scope();
+  MPI_Finalize();
+}
+
+std::unique_ptr<Communicator> MpiRuntime::world(double timeout_s) {
+  MpiOptions options;
+  if (timeout_s > 0.0) {
+    options.watchdog = std::make_shared<Watchdog>(timeout_s, rank_, [](const std::string&) { end_all_ranks(1); });
+    watchdog_ = options.watchdog;
+  }
+  return make_mpi_communicator(options);
+}
+
+void MpiRuntime::abort(const std::string& text, int exit_code) {
+  std::fflush(stdout);
+  if (rank_ != 0) std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  print_line_to_stderr(fmt::format("rank {}: {}", rank_, text));
+  end_all_ranks(exit_code == 0 ? 1 : exit_code);
+}
+
+}  // namespace restkv
