@@ -1,4 +1,5 @@
-# Every dependency comes from the distribution's packages. CUDA, NCCL and cuDNN are used when they are found.
+# Every dependency comes from the distribution's packages. cmake/restkv-config.cmake.in finds the same ones again for
+# a project that uses the installed library.
 find_package(MPI REQUIRED COMPONENTS CXX)
 find_package(OpenMP REQUIRED COMPONENTS CXX)
 find_package(Threads REQUIRED)
@@ -16,3 +17,5 @@ if(TARGET yaml-cpp::yaml-cpp)
 else()
   set(RESTKV_YAML_TARGET yaml-cpp) # the name before yaml-cpp 0.8
 endif()
+
+include(RestkvCuda)

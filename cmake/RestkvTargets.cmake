@@ -1,25 +1,39 @@
 # restkv_folder(NAME): the static library restkv_NAME (alias restkv::NAME) of one top-level folder.
 # Sources are found by pattern, so that a new policy or op needs no build-file change.
-# Files *_gpu.cu are compiled only with CUDA, *_nogpu.cc only without it (they throw the clear error).
+# With CUDA the files *_gpu.cu are compiled too, and X_gpu.cu takes the place of X_nogpu.cc (which throws the clear
+# error that this build has no GPU backend).
 function(restkv_folder NAME)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
   list(FILTER sources EXCLUDE REGEX "main\\.cc$|_bench\\.cc$")
+  if(RESTKV_HAS_CUDA)
+    file(GLOB_RECURSE gpu_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*_gpu.cu)
+    foreach(gpu_source IN LISTS gpu_sources)
+      string(REGEX REPLACE "_gpu\\.cu$" "_nogpu.cc" replaced ${gpu_source})
+      list(REMOVE_ITEM sources ${replaced})
+    endforeach()
+    list(APPEND sources ${gpu_sources})
+  endif()
   add_library(restkv_${NAME} STATIC ${sources})
   add_library(restkv::${NAME} ALIAS restkv_${NAME})
   set_target_properties(restkv_${NAME} PROPERTIES EXPORT_NAME ${NAME} POSITION_INDEPENDENT_CODE ON)
   restkv_compile_options(restkv_${NAME})
   target_include_directories(restkv_${NAME} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>
-                                                   $<INSTALL_INTERFACE:include/restkv>)
+                                                   $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}/restkv>)
+  if(RESTKV_HAS_CUDA)
+    target_link_libraries(restkv_${NAME} PRIVATE ${RESTKV_CUDA_LIBRARIES})
+  endif()
 endfunction()
 
 # The warnings and the language level that every target of ours gets.
 function(restkv_compile_options TARGET)
   target_compile_features(${TARGET} PUBLIC cxx_std_20)
-  target_compile_options(${TARGET} PRIVATE -Wall -Wextra -Wno-psabi)
+  # A flag, not cuda_std_20: CMake 3.25 does not know the standards of a newer nvcc.
+  target_compile_options(${TARGET} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>")
+  target_compile_options(${TARGET} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wno-psabi>")
   if(RESTKV_WERROR)
-    target_compile_options(${TARGET} PRIVATE -Werror)
+    target_compile_options(${TARGET} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:-Werror>")
   endif()
   if(RESTKV_MARCH)
-    target_compile_options(${TARGET} PRIVATE -march=${RESTKV_MARCH})
+    target_compile_options(${TARGET} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:-march=${RESTKV_MARCH}>")
   endif()
 endfunction()

@@ -1,0 +1,63 @@
+# The CUDA backend. Sets RESTKV_HAS_CUDA, and RESTKV_CUDA_LIBRARIES: what a target with *_gpu.cu sources links.
+#   RESTKV_CUDA=OFF   never looked for
+#   RESTKV_CUDA=AUTO  used when nvcc, NCCL and cuDNN are all found and the tree has *_gpu.cu sources
+#   RESTKV_CUDA=ON    required: what is missing is an error
+set(RESTKV_HAS_CUDA FALSE)
+set(RESTKV_CUDA_LIBRARIES "")
+if(NOT RESTKV_CUDA MATCHES "^(AUTO|ON|OFF)$")
+  message(FATAL_ERROR "RESTKV_CUDA is ${RESTKV_CUDA}; allowed are AUTO, ON and OFF")
+endif()
+
+# restkv_find_cuda(MISSING): enables the language and finds the libraries; MISSING lists what was not found.
+macro(restkv_find_cuda MISSING)
+  set(${MISSING} "")
+  if(NOT CMAKE_CUDA_COMPILER)
+    find_program(RESTKV_NVCC nvcc HINTS ENV CUDA_PATH ENV CUDA_HOME PATHS /usr/local/cuda PATH_SUFFIXES bin)
+    mark_as_advanced(RESTKV_NVCC)
+    if(RESTKV_NVCC)
+      set(CMAKE_CUDA_COMPILER ${RESTKV_NVCC})
+    endif()
+  endif()
+  if(CMAKE_CUDA_COMPILER)
+    if(NOT CMAKE_CUDA_ARCHITECTURES)
+      set(CMAKE_CUDA_ARCHITECTURES 90 CACHE STRING "GPU architectures to compile for") # Hopper
+    endif()
+    enable_language(CUDA)
+    find_package(CUDAToolkit REQUIRED)
+    find_package(NCCL)
+    find_package(CUDNN)
+    foreach(library NCCL CUDNN)
+      if(NOT ${library}_FOUND)
+        list(APPEND ${MISSING} ${library})
+      endif()
+    endforeach()
+  else()
+    list(APPEND ${MISSING} nvcc)
+  endif()
+endmacro()
+
+file(GLOB_RECURSE gpu_sources CONFIGURE_DEPENDS
+     ${PROJECT_SOURCE_DIR}/dist/*_gpu.cu ${PROJECT_SOURCE_DIR}/kvcache/*_gpu.cu
+     ${PROJECT_SOURCE_DIR}/model/*_gpu.cu ${PROJECT_SOURCE_DIR}/launch/*_gpu.cu)
+if(RESTKV_CUDA STREQUAL "OFF")
+  set(RESTKV_CUDA_STATUS "off (RESTKV_CUDA=OFF)")
+elseif(NOT gpu_sources AND RESTKV_CUDA STREQUAL "AUTO")
+  # Asking nvcc what it can do takes seconds: not while there is nothing to compile with it.
+  set(RESTKV_CUDA_STATUS "off (this version has CPU ranks only)")
+else()
+  restkv_find_cuda(missing)
+  if(missing)
+    list(JOIN missing ", " missing)
+    if(RESTKV_CUDA STREQUAL "ON")
+      message(FATAL_ERROR "RESTKV_CUDA=ON, but not found: ${missing}. Install it or set RESTKV_CUDA=OFF")
+    endif()
+    set(RESTKV_CUDA_STATUS "off (not found: ${missing})")
+  else()
+    set(RESTKV_HAS_CUDA TRUE)
+    set(RESTKV_CUDA_LIBRARIES CUDA::cudart CUDA::cublas CUDA::cublasLt NCCL::nccl CUDNN::cudnn)
+    set(RESTKV_CUDA_STATUS "on (CUDA ${CUDAToolkit_VERSION}, NCCL ${NCCL_VERSION}, cuDNN ${CUDNN_VERSION}, architectures ${CMAKE_CUDA_ARCHITECTURES})")
+    if(NOT gpu_sources)
+      message(WARNING "RESTKV_CUDA=ON: the libraries are found, but this version has CPU ranks only")
+    endif()
+  endif()
+endif()
