@@ -1,0 +1,79 @@
+#include "model/weights/random_source.h"
+
+#include <cmath>
+
+#include "dist/base/error.h"
+#include "dist/base/mix.h"
+
+namespace restkv {
+namespace {
+
+uint64_t hash_name(const std::string& name) {
+  uint64_t h = 0;
+  for (unsigned char c : name) h = mix64(h ^ c);
+  return h;
+}
+
+}  // namespace
+
+RandomSource::RandomSource(const ModelConfig& config, uint64_t seed, double gain) : seed_(seed), gain_(gain) {
+  int64_t H = config.hidden, I = config.intermediate, q = config.Hq * config.d, kv = config.Hkv * config.d;
+  add("model.embed_tokens.weight", {config.vocab, H});
+  if (!config.tied_embeddings) add("lm_head.weight", {config.vocab, H});
+  add("model.norm.weight", {H});
+  for (int64_t layer = 0; layer < config.layers; ++layer) {
+    std::string prefix = fmt::format("model.layers.{}.", layer);
+    add(prefix + "input_layernorm.weight", {H});
+    add(prefix + "post_attention_layernorm.weight", {H});
+    add(prefix + "self_attn.q_proj.weight", {q, H});
+    add(prefix + "self_attn.k_proj.weight", {kv, H});
+    add(prefix + "self_attn.v_proj.weight", {kv, H});
+    add(prefix + "self_attn.o_proj.weight", {H, q});
+    add(prefix + "mlp.gate_proj.weight", {I, H});
+    add(prefix + "mlp.up_proj.weight", {I, H});
+    add(prefix + "mlp.down_proj.weight", {H, I});
+  }
+}
+
+void RandomSource::add(const std::string& name, Shape shape) {
+  int64_t n = 1;
+  for (int64_t extent : shape) n *= extent;
+  infos_[name] = {name, "BF16", std::move(shape), 2 * n};
+}
+
+const WeightInfo& RandomSource::info(const std::string& name) const {
+  auto it = infos_.find(name);
+  if (it == infos_.end()) fail_input("{}: no tensor {}", describe(), name);
+  return it->second;
+}
+
+std::vector<WeightInfo> RandomSource::list() const {
+  std::vector<WeightInfo> all;
+  for (const auto& [name, info] : infos_) all.push_back(info);
+  return all;
+}
+
+std::string RandomSource::describe() const { return fmt::format("random weights (seed {})", seed_); }
+
+void RandomSource::read(const std::string& name, Range rows, Range cols, DType dtype, void* dst) const {
+  const WeightInfo& tensor = info(name);
+  RESTKV_CHECK(dtype == DType::f32 || dtype == DType::bf16, "random weights as {}", name_of(dtype));
+  bool is_vector = tensor.shape.size() == 1;
+  int64_t width = tensor.shape.back();
+  // Uniform with standard deviation gain / sqrt(inputs), a common initialisation. Norm weights stay near one.
+  float half_width = static_cast<float>(std::sqrt(3.0) * gain_ / std::sqrt(static_cast<double>(width)));
+  uint64_t key = mix64(seed_ ^ hash_name(name));
+  int64_t at = 0;
+  for (int64_t r = rows.begin; r < rows.end; ++r)
+    for (int64_t c = cols.begin; c < cols.end; ++c, ++at) {
+      float u = static_cast<float>(unit_interval(mix64(key + static_cast<uint64_t>(r * width + c))) * 2.0 - 1.0);
+      // Rounded to bf16 first, so that both dtypes hold the same value.
+      bf16 value = to_bf16(is_vector ? 1.0f + 0.1f * u : half_width * u);
+      if (dtype == DType::f32)
+        static_cast<float*>(dst)[at] = to_float(value);
+      else
+        static_cast<bf16*>(dst)[at] = value;
+    }
+}
+
+}  // namespace restkv

@@ -1,0 +1,239 @@
+// CPU ops against plain double-precision loops, and the promise that a row's bits depend on its position alone.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+
+#include "model/ops/attention_decode.h"
+#include "model/ops/attention_prefill.h"
+#include "model/ops/embedding.h"
+#include "model/ops/rms_norm.h"
+#include "model/ops/rope.h"
+#include "model/ops/swiglu.h"
+#include "tests/tolerances.h"
+
+namespace restkv {
+namespace {
+
+std::vector<float> random_values(size_t n, uint32_t seed, float scale = 1.0f) {
+  std::mt19937 rng(seed);
+  std::normal_distribution<float> normal(0.0f, scale);
+  std::vector<float> values(n);
+  for (float& v : values) v = normal(rng);
+  return values;
+}
+
+double largest(const std::vector<double>& values) {
+  double m = 0.0;
+  for (double v : values) m = std::max(m, std::abs(v));
+  return m;
+}
+
+void expect_close(const std::vector<float>& got, const std::vector<double>& want, double tolerance) {
+  ASSERT_EQ(got.size(), want.size());
+  double bound = tolerance * largest(want);
+  ASSERT_GT(bound, 0.0);
+  for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], want[i], bound) << "element " << i;
+}
+
+class Ops : public ::testing::Test {
+ protected:
+  Context ctx{Context::Options{Device::cpu, 2}};
+};
+
+TEST_F(Ops, RmsNorm) {
+  for (int64_t H : {1, 15, 64, 100}) {
+    int64_t n = 37;
+    auto x = random_values(n * H, 1), w = random_values(H, 2);
+    std::vector<float> y(x.size(), NAN);
+    rms_norm(ctx, x.data(), w.data(), y.data(), n, H, 1e-5);
+    std::vector<double> want;
+    for (int64_t r = 0; r < n; ++r) {
+      double sum = 0.0;
+      for (int64_t c = 0; c < H; ++c) sum += double(x[r * H + c]) * x[r * H + c];
+      for (int64_t c = 0; c < H; ++c) want.push_back(x[r * H + c] / std::sqrt(sum / H + 1e-5) * w[c]);
+    }
+    expect_close(y, want, testing::kOpF32);
+  }
+}
+
+TEST_F(Ops, Swiglu) {
+  for (int64_t I : {1, 16, 23, 40}) {
+    int64_t n = 35;
+    auto x = random_values(n * 2 * I, 3, 4.0f);
+    std::vector<float> y(n * I, NAN);
+    swiglu(ctx, x.data(), y.data(), n, I);
+    std::vector<double> want;
+    for (int64_t r = 0; r < n; ++r)
+      for (int64_t c = 0; c < I; ++c) {
+        double gate = x[r * 2 * I + c];
+        want.push_back(gate / (1.0 + std::exp(-gate)) * x[r * 2 * I + I + c]);
+      }
+    expect_close(y, want, testing::kOpF32);
+  }
+}
+
+TEST_F(Ops, SwigluSaturates) {
+  std::vector<float> x = {-200.0f, 200.0f, -0.0f, 90.0f, 1.0f, 1.0f, 1.0f, 1.0f};
+  std::vector<float> y(4);
+  swiglu(ctx, x.data(), y.data(), 1, 4);
+  EXPECT_NEAR(y[0], 0.0f, 1e-30);
+  EXPECT_EQ(y[1], 200.0f);
+  EXPECT_EQ(y[2], 0.0f);
+  EXPECT_EQ(y[3], 90.0f);
+}
+
+TEST_F(Ops, RopeTurnsPairs) {
+  int64_t n = 5, heads = 3, d = 8;
+  auto x = random_values(n * heads * d, 4);
+  std::vector<float> original = x;
+  RopeConfig config;
+  auto frequencies = rope_frequencies(config, d);
+  std::vector<int64_t> positions = {0, 1, 7, 1000, 100000};
+  Tensor table = rope_table(ctx, frequencies, positions);
+  apply_rope(ctx, x.data(), heads * d, heads, d, table, n);
+  std::vector<double> want(x.size());
+  for (int64_t r = 0; r < n; ++r)
+    for (int64_t h = 0; h < heads; ++h)
+      for (int64_t i = 0; i < d / 2; ++i) {
+        double angle = static_cast<float>(positions[r]) * static_cast<float>(std::pow(10000.0, -2.0 * i / d));
+        size_t low = (r * heads + h) * d + i, high = low + d / 2;
+        want[low] = original[low] * std::cos(angle) - original[high] * std::sin(angle);
+        want[high] = original[high] * std::cos(angle) + original[low] * std::sin(angle);
+      }
+  // Angles of 1e5 in float32 are known to 4e-3 only; the reference above uses float32 frequencies as well.
+  for (int64_t r = 0; r < 4; ++r)
+    for (int64_t i = 0; i < heads * d; ++i) ASSERT_NEAR(x[r * heads * d + i], want[r * heads * d + i], 2e-4);
+}
+
+TEST_F(Ops, Llama3ScalingKeepsShortWavesAndDividesLongOnes) {
+  RopeConfig config{"llama3", 500000.0, 8.0, 1.0, 4.0, 8192};
+  RopeConfig plain{"default", 500000.0};
+  auto scaled = rope_frequencies(config, 128), base = rope_frequencies(plain, 128);
+  EXPECT_EQ(scaled.front(), base.front());
+  EXPECT_FLOAT_EQ(scaled.back(), base.back() / 8.0f);
+  for (size_t i = 0; i < scaled.size(); ++i) {
+    EXPECT_LE(scaled[i], base[i]);
+    EXPECT_GE(scaled[i] * 8.0001f, base[i]);
+  }
+}
+
+TEST_F(Ops, EmbedLeavesOtherShardsZero) {
+  std::vector<float> table = random_values(4 * 3, 5);
+  Tensor t = Tensor::view(table.data(), DType::f32, {4, 3});
+  std::vector<int32_t> tokens = {9, 10, 13, 14};
+  std::vector<float> y(12, NAN);
+  embed(ctx, t, {10, 14}, tokens, y.data());
+  for (int c = 0; c < 3; ++c) {
+    EXPECT_EQ(y[c], 0.0f);
+    EXPECT_EQ(y[3 + c], table[c]);
+    EXPECT_EQ(y[6 + c], table[9 + c]);
+    EXPECT_EQ(y[9 + c], 0.0f);
+  }
+}
+
+struct Case {
+  int64_t L, Hq, Hkv, d;
+};
+
+struct Problem {
+  explicit Problem(const Case& c, uint32_t seed = 7, float scale = 1.0f)
+      : q(random_values(c.L * c.Hq * c.d, seed, scale)),
+        k(random_values(c.L * c.Hkv * c.d, seed + 1)),
+        v(random_values(c.L * c.Hkv * c.d, seed + 2)),
+        heads{c.Hq, c.Hkv, c.d, {{0, c.Hq}, {0, c.Hkv}}},
+        lengths(c.Hkv, c.L) {
+    for (int64_t g = 0; g < c.Hkv; ++g) offsets.push_back(g * c.d);
+    view = {k.data(), v.data(), DType::f32, c.Hkv, c.d, c.Hkv * c.d, offsets.data(), lengths.data()};
+  }
+  std::vector<float> q, k, v;
+  HeadLayout heads;
+  std::vector<int64_t> lengths, offsets;
+  KvView view;
+};
+
+// One query row over its first `visible` keys.
+std::vector<double> reference_row(const Problem& p, int64_t row, int64_t head, int64_t visible, double* lse) {
+  int64_t d = p.heads.d, Hq = p.heads.Hq, Hkv = p.heads.Hkv, g = p.heads.kv_of(head);
+  std::vector<double> s(visible), out(d, 0.0);
+  double high = -INFINITY, sum = 0.0;
+  for (int64_t i = 0; i < visible; ++i) {
+    for (int64_t c = 0; c < d; ++c) s[i] += double(p.q[(row * Hq + head) * d + c]) * p.k[(i * Hkv + g) * d + c];
+    s[i] /= std::sqrt(double(d));
+    high = std::max(high, s[i]);
+  }
+  for (double& x : s) sum += x = std::exp(x - high);
+  for (int64_t i = 0; i < visible; ++i)
+    for (int64_t c = 0; c < d; ++c) out[c] += s[i] / sum * p.v[(i * Hkv + g) * d + c];
+  *lse = high + std::log(sum);
+  return out;
+}
+
+TEST_F(Ops, PrefillAttentionIsCausalSoftmax) {
+  for (Case c : {Case{1, 1, 1, 16}, Case{130, 4, 2, 16}, Case{700, 3, 1, 20}, Case{1111, 2, 2, 64}}) {
+    Problem p(c, 11, 2.0f);
+    std::vector<float> out(p.q.size(), NAN);
+    attention_prefill(ctx, {p.q.data(), out.data(), c.L, 0, 1.0 / std::sqrt(double(c.d))}, p.view, p.heads);
+    for (int64_t row : {int64_t{0}, c.L / 3, c.L / 2, c.L - 1})
+      for (int64_t h = 0; h < c.Hq; ++h) {
+        double lse;
+        auto want = reference_row(p, row, h, row + 1, &lse);
+        for (int64_t i = 0; i < c.d; ++i) ASSERT_NEAR(out[(row * c.Hq + h) * c.d + i], want[i], 1e-5);
+      }
+    for (float x : out) ASSERT_TRUE(std::isfinite(x));
+  }
+}
+
+TEST_F(Ops, PrefillRowsAreTheSameBitsInAnyChunk) {
+  Case c{900, 2, 1, 32};
+  Problem p(c);
+  double scale = 1.0 / std::sqrt(32.0);
+  std::vector<float> whole(p.q.size()), parts(p.q.size(), NAN);
+  attention_prefill(ctx, {p.q.data(), whole.data(), c.L, 0, scale}, p.view, p.heads);
+  Context one{Context::Options{Device::cpu, 1}};
+  for (auto [first, last] : {std::pair<int64_t, int64_t>{0, 128}, {128, 640}, {640, 900}}) {
+    int64_t at = first * c.Hq * c.d;
+    attention_prefill(one, {p.q.data() + at, parts.data() + at, last - first, first, scale}, p.view, p.heads);
+  }
+  EXPECT_EQ(0, std::memcmp(whole.data(), parts.data(), sizeof(float) * whole.size()));
+}
+
+TEST_F(Ops, DecodeAttentionOverRaggedHeadsAndMerge) {
+  Case c{1200, 4, 2, 24};
+  Problem p(c, 21, 2.0f);
+  p.lengths = {1200, 77};
+  std::vector<int64_t> head = {0, 0, 1, 1};
+  std::vector<float> out(c.Hq * c.d, NAN), lse(c.Hq, NAN);
+  attention_decode(ctx, {p.q.data(), head.data(), c.Hq, 1.0 / std::sqrt(24.0), out.data(), lse.data()}, p.view);
+  for (int64_t h = 0; h < c.Hq; ++h) {
+    double want_lse;
+    auto want = reference_row(p, 0, h, p.lengths[head[h]], &want_lse);
+    EXPECT_NEAR(lse[h], want_lse, 1e-5);
+    for (int64_t i = 0; i < c.d; ++i) ASSERT_NEAR(out[h * c.d + i], want[i], 1e-5);
+  }
+
+  // The same keys in three disjoint parts, one of them empty for every head.
+  std::vector<float> part_out(3 * out.size()), part_lse(3 * lse.size()), merged(out.size(), NAN);
+  int64_t cuts[4][2] = {{0, 0}, {500, 30}, {500, 30}, {1200, 77}};
+  for (int part = 0; part < 3; ++part) {
+    Problem piece = p;
+    std::vector<int64_t> offsets, lengths;
+    for (int g = 0; g < 2; ++g) {
+      offsets.push_back(g * c.d + cuts[part][g] * c.Hkv * c.d);
+      lengths.push_back(cuts[part + 1][g] - cuts[part][g]);
+    }
+    KvView view = p.view;
+    view.head_offset = offsets.data();
+    view.lengths = lengths.data();
+    attention_decode(ctx,
+                     {p.q.data(), head.data(), c.Hq, 1.0 / std::sqrt(24.0), &part_out[part * out.size()],
+                      &part_lse[part * lse.size()]},
+                     view);
+  }
+  EXPECT_EQ(part_lse[c.Hq], -INFINITY);
+  merge_partial_attention(ctx, part_out.data(), part_lse.data(), 3, c.Hq, c.d, merged.data());
+  for (size_t i = 0; i < out.size(); ++i) ASSERT_NEAR(merged[i], out[i], 1e-6);
+}
+
+}  // namespace
+}  // namespace restkv

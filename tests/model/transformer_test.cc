@@ -1,0 +1,209 @@
+// Whole models with random weights on every layout of the ranks at hand: equal text, equal kept sets, decode equal to
+// prefill, bytes counted, bad input refused.
+#include "model/transformer.h"
+
+#include <gtest/gtest.h>
+
+#include "dist/base/error.h"
+#include "dist/base/mix.h"
+#include "model/weights/random_source.h"
+#include "tests/model/run_model.h"
+#include "tests/tolerances.h"
+
+namespace restkv {
+namespace {
+
+ModelConfig tiny_config(int64_t Hq, int64_t Hkv) {
+  ModelConfig config;
+  config.family = "llama";
+  config.layers = 3;
+  config.hidden = 64;
+  config.intermediate = 150;
+  config.Hq = Hq;
+  config.Hkv = Hkv;
+  config.d = 16;
+  config.vocab = 131;
+  config.max_positions = 4096;
+  config.tied_embeddings = true;
+  return config;
+}
+
+std::vector<int32_t> random_prompt(int64_t n, int64_t vocab) {
+  std::vector<int32_t> tokens;
+  for (int64_t i = 0; i < n; ++i)
+    tokens.push_back(static_cast<int32_t>(mix64(static_cast<uint64_t>(i) + 99) % static_cast<uint64_t>(vocab)));
+  return tokens;
+}
+
+CacheConfig restkv_cache(int64_t budget, Granularity granularity) {
+  CacheConfig cache;
+  cache.budget.tokens = budget;
+  cache.window = 16;
+  cache.beta = 20.0;
+  cache.granularity = granularity;
+  return cache;
+}
+
+struct Outcome {
+  std::vector<int32_t> text;
+  PrefillReport report;
+  testing::KeptSet kept;
+};
+
+Outcome run(const ProcessGrid& grid, const ModelConfig& config, const CacheConfig& cache, DecodeMode mode,
+            const std::vector<int32_t>& prompt, int steps) {
+  Context ctx({Device::cpu, 1});
+  // A large gain keeps attention from being flat, so that what is evicted matters.
+  RandomSource source(config, 17, 3.0);
+  Transformer model(ctx, grid, config, source, cache, {mode, {}});
+  PrefillOptions options;
+  options.max_new_tokens = steps;
+  Sequence sequence = model.prefill(prompt, options);
+  Outcome outcome;
+  outcome.report = sequence.report;
+  const HeadRange& share = model.plan().decode.heads.local;
+  outcome.kept = testing::gather_kept(grid.world(), sequence.cache,
+                                      cache.granularity == Granularity::query_head ? share.q.begin : share.kv.begin);
+  outcome.text = testing::continue_greedily(model, sequence, steps);
+  return outcome;
+}
+
+class Layouts : public ::testing::TestWithParam<Granularity> {};
+
+TEST_P(Layouts, SameTextSameHashSameKeptSets) {
+  auto [Hq, Hkv] = std::pair<int64_t, int64_t>{12, 4};
+  ModelConfig config = tiny_config(Hq, Hkv);
+  CacheConfig cache = restkv_cache(100, GetParam());
+  auto prompt = random_prompt(1000, config.vocab);
+  ProcessGrid alone(make_self_communicator(), 1, 1);
+  Outcome want = run(alone, config, cache, DecodeMode::tensor, prompt, 12);
+  ASSERT_TRUE(want.report.evicted);
+  for (auto [sequence_size, tensor_size] : testing::all_layouts())
+    for (DecodeMode mode : {DecodeMode::tensor, DecodeMode::sequence}) {
+      if (!testing::layout_allowed(config, tensor_size)) continue;
+      SCOPED_TRACE(fmt::format("layout {}x{}, decode mode {}", sequence_size, tensor_size, static_cast<int>(mode)));
+      ProcessGrid grid = testing::make_grid(sequence_size, tensor_size);
+      Outcome got = run(grid, config, cache, mode, prompt, 12);
+      EXPECT_EQ(got.text, want.text);
+      EXPECT_EQ(got.report.kept_counts, want.report.kept_counts);
+      if (tensor_size == 1) {
+        EXPECT_EQ(got.report.kept_hash, want.report.kept_hash);
+        EXPECT_EQ(got.kept, want.kept);
+      } else {
+        EXPECT_GE(testing::jaccard(got.kept, want.kept), testing::kJaccardTensor);
+      }
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Granularities, Layouts, ::testing::Values(Granularity::kv_head, Granularity::query_head),
+                         [](const auto& info) {
+                           return info.param == Granularity::kv_head ? std::string("kv_head") : "query_head";
+                         });
+
+TEST(Transformer, ReportCountsWhatIsKept) {
+  ModelConfig config = tiny_config(4, 2);
+  ProcessGrid grid = testing::make_grid(testing::mpi_runtime().size(), 1);
+  auto prompt = random_prompt(700, config.vocab);
+  Outcome kept = run(grid, config, restkv_cache(64, Granularity::kv_head), DecodeMode::sequence, prompt, 1);
+  EXPECT_TRUE(kept.report.evicted);
+  EXPECT_EQ(kept.report.budget, 64);
+  for (const auto& layer : kept.report.kept_counts)
+    for (int64_t n : layer) EXPECT_EQ(n, 64);
+  EXPECT_EQ(kept.report.cache_bytes, 3 * 2 * 64 * 16 * 4 * 2);
+  EXPECT_EQ(kept.report.full_cache_bytes, 3 * 2 * 700 * 16 * 4 * 2);
+
+  // Not longer than the budget: kept whole, and the report says so.
+  Outcome whole = run(grid, config, restkv_cache(700, Granularity::kv_head), DecodeMode::sequence, prompt, 1);
+  EXPECT_FALSE(whole.report.evicted);
+  EXPECT_NE(whole.report.reason.find("700"), std::string::npos);
+  EXPECT_EQ(whole.report.cache_bytes, whole.report.full_cache_bytes);
+  EXPECT_EQ(whole.report.kept_counts[2][1], 700);
+}
+
+TEST(Transformer, DecodeEqualsPrefill) {
+  ModelConfig config = tiny_config(12, 4);
+  CacheConfig cache;
+  cache.policy = "full";
+  auto tokens = random_prompt(330, config.vocab);
+  for (auto [sequence_size, tensor_size] : testing::all_layouts())
+    for (DecodeMode mode : {DecodeMode::tensor, DecodeMode::sequence}) {
+      if (!testing::layout_allowed(config, tensor_size)) continue;
+      ProcessGrid grid = testing::make_grid(sequence_size, tensor_size);
+      Context ctx({Device::cpu, 1});
+      RandomSource source(config, 17, 3.0);
+      Transformer model(ctx, grid, config, source, cache, {mode, {}});
+      PrefillOptions options;
+      options.max_new_tokens = 30;
+      // Teacher forcing: 300 tokens at once and 30 one by one, against 330 at once.
+      Sequence stepped = model.prefill(std::span(tokens).first(300), options);
+      for (size_t i = 300; i < tokens.size(); ++i) model.decode_step(stepped, tokens[i]);
+      Sequence whole = model.prefill(tokens);
+      double scale = 0.0, worst = 0.0;
+      for (size_t i = 0; i < whole.logits.size(); ++i) {
+        scale = std::max(scale, std::abs(double(whole.logits[i])));
+        worst = std::max(worst, std::abs(double(whole.logits[i]) - stepped.logits[i]));
+      }
+      EXPECT_LT(worst / scale, testing::kLogitsF32);
+      EXPECT_EQ(stepped.length, 330);
+    }
+}
+
+TEST(Transformer, RefusesBadPrompts) {
+  ModelConfig config = tiny_config(4, 2);
+  ProcessGrid grid = testing::make_grid(testing::mpi_runtime().size(), 1);
+  Context ctx({Device::cpu, 1});
+  RandomSource source(config, 1);
+  CacheConfig cache;
+  cache.policy = "full";
+  Transformer model(ctx, grid, config, source, cache, {});
+  auto message_of = [&](const std::vector<int32_t>& tokens, int64_t new_tokens) -> std::string {
+    PrefillOptions options;
+    options.max_new_tokens = new_tokens;
+    try {
+      model.prefill(tokens, options);
+    } catch (const InputError& e) {
+      return e.what();
+    }
+    return "";
+  };
+  EXPECT_NE(message_of({}, 0).find("no tokens"), std::string::npos);
+  EXPECT_NE(message_of({1, 131}, 0).find("131"), std::string::npos);
+  EXPECT_NE(message_of({-1}, 0).find("-1"), std::string::npos);
+  std::string too_long = message_of(std::vector<int32_t>(4000, 1), 97);
+  EXPECT_NE(too_long.find("4000"), std::string::npos);
+  EXPECT_NE(too_long.find("4096"), std::string::npos);
+}
+
+TEST(Transformer, RefusesTensorSizesThatDoNotDivideTheHeads) {
+  ModelConfig config = tiny_config(9, 3);
+  EXPECT_EQ(allowed_tensor_sizes(config), (std::vector<int>{1, 3, 9}));
+  try {
+    make_shard_plan(config, 1, 2, 0, 0, DecodeMode::tensor);
+    FAIL();
+  } catch (const InputError& e) {
+    EXPECT_NE(std::string(e.what()).find("allowed: 1, 3, 9"), std::string::npos) << e.what();
+  }
+}
+
+TEST(ShardPlan, DecodeSharesCoverEverythingOnce) {
+  for (auto [Hq, Hkv] : {std::pair<int64_t, int64_t>{9, 3}, {8, 2}, {4, 1}, {12, 4}})
+    for (int tensor : allowed_tensor_sizes(tiny_config(Hq, Hkv)))
+      for (int sequence : {1, 2, 3, 5, 16}) {
+        std::vector<int> q(Hq, 0), mlp(150, 0), vocab(131, 0);
+        for (int s = 0; s < sequence; ++s)
+          for (int t = 0; t < tensor; ++t) {
+            Shard share = make_shard_plan(tiny_config(Hq, Hkv), sequence, tensor, s, t, DecodeMode::tensor).decode;
+            for (int64_t h = share.heads.local.q.begin; h < share.heads.local.q.end; ++h) {
+              ++q[h];
+              EXPECT_TRUE(share.heads.local.kv.contains(h / (Hq / Hkv)));
+            }
+            for (int64_t i = share.mlp.begin; i < share.mlp.end; ++i) ++mlp[i];
+            for (int64_t i = share.vocab.begin; i < share.vocab.end; ++i) ++vocab[i];
+          }
+        for (const auto& counts : {q, mlp, vocab})
+          for (int n : counts) ASSERT_EQ(n, 1);
+      }
+}
+
+}  // namespace
+}  // namespace restkv
