@@ -17,12 +17,13 @@ class Tokenizer {
   /// `parse_special`. Throws InputError for invalid UTF-8 (naming the byte offset).
   virtual std::vector<int32_t> encode(std::string_view text, bool parse_special) const = 0;
 
-  /// The bytes of one token; empty for special tokens when skip_special.
+  /// The bytes of one token (they need not be whole UTF-8 characters); empty for special tokens when skip_special, and
+  /// for ids that name no token (models pad their vocabulary).
   virtual std::string piece(int32_t id, bool skip_special) const = 0;
 
   virtual int64_t vocab_size() const = 0;
   virtual bool is_special(int32_t id) const = 0;
-  /// Id of a token by its exact text, or -1.
+  /// Id of a token by the exact text it stands for ("<|im_end|>", " the"), or -1.
   virtual int32_t id_of(std::string_view token) const = 0;
 
   /// The token to put before a prompt that does not begin with it; -1 for none.
@@ -36,13 +37,16 @@ class Tokenizer {
 
   virtual std::string describe() const = 0;
 
+  /// The text of the ids; bytes that do not form UTF-8 become U+FFFD.
   std::string decode(const std::vector<int32_t>& ids, bool skip_special) const;
 };
 
 /// Turns a stream of ids into text, holding back bytes until they complete a UTF-8 character.
 class StreamDecoder {
  public:
-  explicit StreamDecoder(const Tokenizer& tokenizer) : tokenizer_(&tokenizer) {}
+  /// The tokenizer must outlive the decoder. Special tokens give no text when `skip_special`.
+  explicit StreamDecoder(const Tokenizer& tokenizer, bool skip_special = true)
+      : tokenizer_(&tokenizer), skip_special_(skip_special) {}
   /// Text that became complete with this token (may be empty).
   std::string push(int32_t id);
   /// What is left at the end, invalid bytes replaced by U+FFFD.
@@ -50,6 +54,7 @@ class StreamDecoder {
 
  private:
   const Tokenizer* tokenizer_;
+  bool skip_special_;
   std::string pending_;
 };
 

@@ -1,0 +1,18 @@
+// Reads the "normalizer" and "pre_tokenizer" of a Hugging Face tokenizer.json of a byte-level model.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "model/tokenizer/normalizer.h"
+#include "model/tokenizer/pre_tokenizer.h"
+
+namespace restkv {
+
+/// `json`: the value of "normalizer", may be null. Throws InputError naming `file`, the key and what is supported.
+Normalizer read_hf_normalizer(const nlohmann::json& json, const std::string& file);
+
+/// `json`: the value of "pre_tokenizer". Its last step must be ByteLevel. Throws InputError like the above.
+PreTokenizer read_hf_pre_tokenizer(const nlohmann::json& json, const std::string& file);
+
+}  // namespace restkv
