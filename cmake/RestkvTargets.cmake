@@ -28,7 +28,7 @@ endfunction()
 function(restkv_compile_options TARGET)
   target_compile_features(${TARGET} PUBLIC cxx_std_20)
   # A flag, not cuda_std_20: CMake 3.25 does not know the standards of a newer nvcc.
-  target_compile_options(${TARGET} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20>")
+  target_compile_options(${TARGET} PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;-DFMT_CONSTEVAL=;-DFMT_USE_CONSTEXPR=1>")
   target_compile_options(${TARGET} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wno-psabi>")
   if(RESTKV_WERROR)
     target_compile_options(${TARGET} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:-Werror>")

@@ -22,6 +22,14 @@ int cores_allowed() {
   return std::max(1, CPU_COUNT(&set));
 }
 
+void* allocate_host(int64_t bytes, int64_t held) {
+  constexpr size_t kAlignment = 64;
+  size_t rounded = (static_cast<size_t>(bytes) + kAlignment - 1) / kAlignment * kAlignment;
+  void* data = std::aligned_alloc(kAlignment, rounded);
+  if (data == nullptr) fail_runtime("out of memory: {} bytes for a tensor, {} bytes already held", bytes, held);
+  return data;
+}
+
 }  // namespace
 
 void MemoryAccount::add(int64_t bytes) {
@@ -35,7 +43,7 @@ Context::Context(const Options& options)
     : device_(options.device),
       threads_(options.threads > 0 ? options.threads : cores_allowed()),
       memory_(std::make_shared<MemoryAccount>()) {
-  if (device_ == Device::gpu) fail_input("device: gpu was asked for, but this build has no CUDA backend; use cpu");
+  if (device_ == Device::gpu) gpu_ = GpuRuntime::create(options.device_index);
   // Every BLAS call works on one tile in one thread; tiles are spread by parallel_for. Results then depend neither
   // on the number of threads nor on how many rows a rank owns.
   openblas_set_num_threads(1);
@@ -46,14 +54,15 @@ Context::~Context() = default;
 Tensor Context::empty(DType dtype, Shape shape) {
   int64_t bytes = size_of(dtype);
   for (int64_t extent : shape) bytes *= extent;
-  constexpr size_t kAlignment = 64;
-  size_t rounded = (static_cast<size_t>(bytes) + kAlignment - 1) / kAlignment * kAlignment;
-  void* data = std::aligned_alloc(kAlignment, std::max(rounded, kAlignment));
-  if (data == nullptr)
-    fail_runtime("out of memory: {} bytes for a tensor, {} bytes already held", bytes, memory_->current());
+  // An empty tensor has an address too: copies of nothing need a valid one.
+  int64_t held = std::max<int64_t>(bytes, 1);
+  void* data = gpu_ ? gpu_->allocate(held) : allocate_host(held, memory_->current());
   memory_->add(bytes);
-  auto memory = std::shared_ptr<void>(data, [account = memory_, bytes](void* p) {
-    std::free(p);
+  auto memory = std::shared_ptr<void>(data, [account = memory_, gpu = gpu_, bytes](void* p) {
+    if (gpu)
+      gpu->release(p);
+    else
+      std::free(p);
     account->remove(bytes);
   });
   return Tensor::own(std::move(memory), dtype, std::move(shape), device_);
@@ -61,8 +70,34 @@ Tensor Context::empty(DType dtype, Shape shape) {
 
 Tensor Context::zeros(DType dtype, Shape shape) {
   Tensor t = empty(dtype, std::move(shape));
-  std::memset(t.raw(), 0, static_cast<size_t>(t.bytes()));
+  if (t.empty()) return t;
+  if (gpu_)
+    gpu_->fill_zero(t.raw(), t.bytes());
+  else
+    std::memset(t.raw(), 0, static_cast<size_t>(t.bytes()));
   return t;
+}
+
+Tensor Context::to_device(const void* host, DType dtype, Shape shape) {
+  Tensor t = empty(dtype, std::move(shape));
+  if (t.empty()) return t;
+  if (gpu_)
+    gpu_->to_device(t.raw(), host, t.bytes());
+  else
+    std::memcpy(t.raw(), host, static_cast<size_t>(t.bytes()));
+  return t;
+}
+
+void Context::to_host(const void* data, void* host, int64_t bytes) const {
+  if (bytes == 0) return;
+  if (gpu_)
+    gpu_->to_host(host, data, bytes);
+  else
+    std::memcpy(host, data, static_cast<size_t>(bytes));
+}
+
+void Context::synchronize() const {
+  if (gpu_) gpu_->synchronize();
 }
 
 void Context::parallel_for(int64_t n, const std::function<void(int64_t)>& body) const {

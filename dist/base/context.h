@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 
+#include "dist/base/gpu_runtime.h"
 #include "dist/base/tensor.h"
 
 namespace restkv {
@@ -30,7 +31,8 @@ class Context {
  public:
   struct Options {
     Device device = Device::cpu;
-    int threads = 0;  ///< CPU threads of this rank; 0: all cores that its affinity mask allows
+    int device_index = 0;  ///< which GPU of those this process sees
+    int threads = 0;       ///< CPU threads of this rank; 0: all cores that its affinity mask allows
   };
 
   /// Throws InputError when the device is not available in this build or on this machine.
@@ -46,6 +48,21 @@ class Context {
   Tensor empty(DType dtype, Shape shape);
   Tensor zeros(DType dtype, Shape shape);
 
+  /// Null on CPU ranks.
+  GpuRuntime* gpu() const { return gpu_.get(); }
+
+  /// A copy of host memory on this rank's device, and the other way round (waits for the data).
+  Tensor to_device(const void* host, DType dtype, Shape shape);
+  template <class T>
+  std::vector<T> to_host(const Tensor& tensor) const {
+    std::vector<T> host(static_cast<size_t>(tensor.numel()));
+    to_host(tensor.data<T>(), host.data(), tensor.bytes());
+    return host;
+  }
+  void to_host(const void* data, void* host, int64_t bytes) const;
+  /// Waits until everything enqueued on this rank's device is done (nothing to do on CPU ranks).
+  void synchronize() const;
+
   MemoryAccount& memory() { return *memory_; }
   const MemoryAccount& memory() const { return *memory_; }
 
@@ -57,6 +74,7 @@ class Context {
   Device device_;
   int threads_;
   std::shared_ptr<MemoryAccount> memory_;
+  std::shared_ptr<GpuRuntime> gpu_;  // shared with the tensors, whose memory returns to it
 };
 
 }  // namespace restkv

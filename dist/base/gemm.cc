@@ -2,14 +2,16 @@
 
 #include "dist/base/error.h"
 #include "dist/base/gemm_cpu.h"
+#include "dist/base/gemm_gpu.h"
 
 namespace restkv {
 namespace {
 
-void check_operands(const MatrixView& x, const MatrixView& w, const MatrixView& y) {
+void check_operands(const Context& ctx, const MatrixView& x, const MatrixView& w, const MatrixView& y) {
   RESTKV_CHECK(x.cols == w.cols && y.cols == w.rows && y.rows == x.rows,
                "x [{}, {}] times w [{}, {}] transposed into y [{}, {}]", x.rows, x.cols, w.rows, w.cols, y.rows,
                y.cols);
+  if (ctx.device() == Device::gpu) return;  // gemm_gpu.cu says which dtypes it takes
   RESTKV_CHECK(x.dtype == DType::f32 && y.dtype == DType::f32, "x is {}, y is {}; f32 needed", name_of(x.dtype),
                name_of(y.dtype));
   RESTKV_CHECK(w.dtype == DType::f32 || w.dtype == DType::bf16, "w is {}; f32 or bf16 needed", name_of(w.dtype));
@@ -32,14 +34,16 @@ MatrixView MatrixView::block(int64_t r0, int64_t nr, int64_t c0, int64_t nc) con
 }
 
 void gemm(Context& ctx, const MatrixView& x, const MatrixView& w, const MatrixView& y, bool accumulate) {
-  check_operands(x, w, y);
+  check_operands(ctx, x, w, y);
   if (x.rows == 0 || w.rows == 0) return;
+  if (ctx.device() == Device::gpu) return gemm_gpu(ctx, x, w, y, accumulate);
   gemm_cpu(ctx, x, w, y, accumulate);
 }
 
 void gemv(Context& ctx, const MatrixView& x, const MatrixView& w, const MatrixView& y, bool accumulate) {
-  check_operands(x, w, y);
+  check_operands(ctx, x, w, y);
   if (x.rows == 0 || w.rows == 0) return;
+  if (ctx.device() == Device::gpu) return gemm_gpu(ctx, x, w, y, accumulate);
   gemv_cpu(ctx, x, w, y, accumulate);
 }
 

@@ -31,7 +31,8 @@ struct MatrixView {
   MatrixView block(int64_t r0, int64_t nr, int64_t c0, int64_t nc) const;
 };
 
-/// y[m, n] = x[m, k] * w[n, k]^T, or y += with `accumulate`. x and y are f32, w is f32 or bf16; sums in f32.
+/// y[m, n] = x[m, k] * w[n, k]^T, or y += with `accumulate`. On CPU ranks x and y are f32, w is f32 or bf16; on GPUs
+/// x and w are bf16, y is bf16 or f32 (cuBLASLt, in stream order). Sums in f32.
 /// For many rows (prefill). Row i of y depends only on row i of x and on w: the rows are cut into tiles of one fixed
 /// size, so the same row gives the same bits whatever else is in the batch, on any layout and number of threads.
 void gemm(Context& ctx, const MatrixView& x, const MatrixView& w, const MatrixView& y, bool accumulate = false);

@@ -1,0 +1,40 @@
+// What a rank needs of its GPU, without any CUDA type: the stream in whose order everything runs, and memory. The
+// kernels' side (streams, handles) is in gpu_handles.h, for *_gpu.cu files only.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace restkv {
+
+class GpuRuntime {
+ public:
+  /// Takes device `index` of those this process sees. Throws InputError in a build without CUDA, and when there is no
+  /// such device.
+  static std::unique_ptr<GpuRuntime> create(int index);
+  virtual ~GpuRuntime() = default;
+
+  /// Memory in stream order, 256-byte aligned; returned to this runtime's pool when the last owner lets go (which must
+  /// be before the runtime ends). Throws RuntimeFailure when there is none left, with the bytes asked for and free.
+  virtual void* allocate(int64_t bytes) = 0;
+  virtual void release(void* data) noexcept = 0;
+
+  /// Copies in stream order. The host side of to_device may be changed on return; to_host returns when the data has
+  /// arrived.
+  virtual void to_device(void* device, const void* host, int64_t bytes) = 0;
+  virtual void to_host(void* host, const void* device, int64_t bytes) = 0;
+  virtual void copy(void* to, const void* from, int64_t bytes) = 0;
+  virtual void fill_zero(void* device, int64_t bytes) = 0;
+
+  /// Waits for everything enqueued so far; throws RuntimeFailure for an error of an earlier kernel.
+  virtual void synchronize() = 0;
+
+  virtual std::string describe() const = 0;  ///< name, memory and UUID of the device
+  virtual std::string uuid() const = 0;
+  virtual int64_t total_bytes() const = 0;
+  virtual int64_t free_bytes() const = 0;
+  virtual int multiprocessors() const = 0;
+};
+
+}  // namespace restkv

@@ -1,0 +1,141 @@
+#include <unordered_map>
+
+#include "dist/base/gpu_handles.h"
+#include "dist/base/gpu_runtime.h"
+
+namespace restkv {
+namespace detail {
+
+void cuda_failed(const char* call, const char* file, int line, cudaError_t status) {
+  fail_runtime("{}:{}: {}: {} ({})", file, line, call, cudaGetErrorString(status), cudaGetErrorName(status));
+}
+
+void cublas_failed(const char* call, const char* file, int line, cublasStatus_t status) {
+  fail_runtime("{}:{}: {}: {}", file, line, call, cublasGetStatusString(status));
+}
+
+}  // namespace detail
+
+namespace {
+
+constexpr size_t kBlasWorkspace = size_t{64} << 20;
+
+class CudaRuntime final : public GpuRuntime {
+ public:
+  explicit CudaRuntime(int index) : index_(index) {
+    RESTKV_CUDA_CHECK(cudaSetDevice(index));
+    RESTKV_CUDA_CHECK(cudaGetDeviceProperties(&properties_, index));
+    RESTKV_CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    RESTKV_CUBLAS_CHECK(cublasLtCreate(&blas));
+    // Freed memory stays in the pool: the next request of the same size costs no call into the driver.
+    cudaMemPool_t pool;
+    RESTKV_CUDA_CHECK(cudaDeviceGetDefaultMemPool(&pool, index));
+    uint64_t keep = UINT64_MAX;
+    RESTKV_CUDA_CHECK(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &keep));
+    workspace = allocate(kBlasWorkspace);
+  }
+
+  ~CudaRuntime() override {
+    plans.clear();
+    release(workspace);
+    cudaStreamSynchronize(stream);
+    cublasLtDestroy(blas);
+    cudaStreamDestroy(stream);
+  }
+
+  void* allocate(int64_t bytes) override {
+    void* data = nullptr;
+    cudaError_t status = cudaMallocAsync(&data, static_cast<size_t>(bytes > 0 ? bytes : 1), stream);
+    if (status == cudaErrorMemoryAllocation) {
+      cudaGetLastError();
+      fail_runtime("out of GPU memory: {} bytes asked for, {} of {} bytes free on {}", bytes, free_bytes(),
+                   total_bytes(), properties_.name);
+    }
+    RESTKV_CUDA_CHECK(status);
+    return data;
+  }
+
+  void release(void* data) noexcept override { cudaFreeAsync(data, stream); }
+
+  void to_device(void* device, const void* host, int64_t bytes) override {
+    if (bytes == 0) return;
+    RESTKV_CUDA_CHECK(cudaMemcpyAsync(device, host, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream));
+    // Pageable memory is staged before the call returns, pinned memory is not: wait, so that both may be reused.
+    RESTKV_CUDA_CHECK(cudaStreamSynchronize(stream));
+  }
+
+  void to_host(void* host, const void* device, int64_t bytes) override {
+    if (bytes == 0) return;
+    RESTKV_CUDA_CHECK(cudaMemcpyAsync(host, device, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream));
+    RESTKV_CUDA_CHECK(cudaStreamSynchronize(stream));
+  }
+
+  void copy(void* to, const void* from, int64_t bytes) override {
+    RESTKV_CUDA_CHECK(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice, stream));
+  }
+
+  void fill_zero(void* device, int64_t bytes) override {
+    RESTKV_CUDA_CHECK(cudaMemsetAsync(device, 0, static_cast<size_t>(bytes), stream));
+  }
+
+  void synchronize() override { RESTKV_CUDA_CHECK(cudaStreamSynchronize(stream)); }
+
+  std::string uuid() const override {
+    std::string text;
+    for (char c : properties_.uuid.bytes) text += fmt::format("{:02x}", static_cast<unsigned char>(c));
+    return text;
+  }
+
+  std::string describe() const override {
+    return fmt::format("{} (device {}, {} MiB, UUID {})", properties_.name, index_, properties_.totalGlobalMem >> 20,
+                       uuid());
+  }
+
+  int64_t total_bytes() const override { return static_cast<int64_t>(properties_.totalGlobalMem); }
+
+  int64_t free_bytes() const override {
+    size_t free = 0, total = 0;
+    cudaMemGetInfo(&free, &total);
+    return static_cast<int64_t>(free);
+  }
+
+  int multiprocessors() const override { return properties_.multiProcessorCount; }
+
+  cudaStream_t stream = nullptr;
+  cublasLtHandle_t blas = nullptr;
+  void* workspace = nullptr;
+  mutable std::unordered_map<std::string, std::shared_ptr<void>> plans;
+
+ private:
+  int index_;
+  cudaDeviceProp properties_;
+};
+
+const CudaRuntime& runtime_of(const Context& ctx) {
+  RESTKV_CHECK(ctx.gpu() != nullptr, "a GPU op on a CPU context");
+  return static_cast<const CudaRuntime&>(*ctx.gpu());
+}
+
+}  // namespace
+
+std::unique_ptr<GpuRuntime> GpuRuntime::create(int index) {
+  int count = 0;
+  cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess)
+    fail_input("device: gpu was asked for, but there is none to use: {}", cudaGetErrorString(status));
+  if (index < 0 || index >= count)
+    fail_input("device: GPU {} was asked for, this process sees {} (0 to {})", index, count, count - 1);
+  return std::make_unique<CudaRuntime>(index);
+}
+
+cudaStream_t stream_of(const Context& ctx) { return runtime_of(ctx).stream; }
+cublasLtHandle_t cublaslt_of(const Context& ctx) { return runtime_of(ctx).blas; }
+
+std::shared_ptr<void>& plan_slot(const Context& ctx, const std::string& key) { return runtime_of(ctx).plans[key]; }
+
+void* blas_workspace_of(const Context& ctx, size_t* bytes) {
+  *bytes = kBlasWorkspace;
+  return runtime_of(ctx).workspace;
+}
+
+}  // namespace restkv
