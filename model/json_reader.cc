@@ -77,9 +77,7 @@ double JsonReader::number(const std::string& key) const {
   return value.get<double>();
 }
 
-double JsonReader::number(const std::string& key, double otherwise) const {
-  return has(key) ? number(key) : otherwise;
-}
+double JsonReader::number(const std::string& key, double otherwise) const { return has(key) ? number(key) : otherwise; }
 
 bool JsonReader::boolean(const std::string& key, bool otherwise) const {
   if (!has(key)) return otherwise;

@@ -21,9 +21,7 @@ void read_gguf(const GgufFile& file, ModelConfig* config) {
   read_gguf_rope(file, "llama", config);
 }
 
-std::vector<TensorSpec> tensors(const ModelConfig& config) {
-  return decoder_tensors(config, true);
-}
+std::vector<TensorSpec> tensors(const ModelConfig& config) { return decoder_tensors(config, true); }
 
 }  // namespace
 

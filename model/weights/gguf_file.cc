@@ -84,27 +84,19 @@ std::string_view GgufFile::string_at(int64_t offset) const {
 
 int64_t GgufFile::integer_at(const std::string& key, GgufType type, int64_t offset) const {
   switch (type) {
-    case GgufType::u8:
-      return load<uint8_t>(*file_, offset);
-    case GgufType::i8:
-      return load<int8_t>(*file_, offset);
-    case GgufType::u16:
-      return load<uint16_t>(*file_, offset);
-    case GgufType::i16:
-      return load<int16_t>(*file_, offset);
-    case GgufType::u32:
-      return load<uint32_t>(*file_, offset);
-    case GgufType::i32:
-      return load<int32_t>(*file_, offset);
-    case GgufType::i64:
-      return load<int64_t>(*file_, offset);
+    case GgufType::u8: return load<uint8_t>(*file_, offset);
+    case GgufType::i8: return load<int8_t>(*file_, offset);
+    case GgufType::u16: return load<uint16_t>(*file_, offset);
+    case GgufType::i16: return load<int16_t>(*file_, offset);
+    case GgufType::u32: return load<uint32_t>(*file_, offset);
+    case GgufType::i32: return load<int32_t>(*file_, offset);
+    case GgufType::i64: return load<int64_t>(*file_, offset);
     case GgufType::u64: {
       auto value = load<uint64_t>(*file_, offset);
       if (value > INT64_MAX) fail_input("{}: key {}: found {}; at most 2^63-1 is allowed", path(), key, value);
       return static_cast<int64_t>(value);
     }
-    default:
-      reject(key, "an integer is needed");
+    default: reject(key, "an integer is needed");
   }
 }
 

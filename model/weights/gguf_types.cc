@@ -49,9 +49,7 @@ constexpr std::array kGgmlTypes{
 
 }  // namespace
 
-bool is_gguf_type(uint32_t number) {
-  return number < kValueTypes.size();
-}
+bool is_gguf_type(uint32_t number) { return number < kValueTypes.size(); }
 
 std::string_view name_of(GgufType type) {
   auto i = static_cast<uint32_t>(type);

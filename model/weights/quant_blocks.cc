@@ -3,9 +3,7 @@
 namespace restkv {
 namespace {
 
-inline int byte_at(const std::byte* p) {
-  return std::to_integer<int>(*p);
-}
+inline int byte_at(const std::byte* p) { return std::to_integer<int>(*p); }
 
 inline uint32_t word_at(const std::byte* p) {
   uint32_t w;

@@ -116,8 +116,6 @@ void read_stored(const StoredTensor& t, Range rows, Range cols, DType dtype, voi
   if (span >= kAdviseBytes) t.file->release(first, span);
 }
 
-std::string shape_text(const Shape& shape) {
-  return fmt::format("[{}]", fmt::join(shape, ", "));
-}
+std::string shape_text(const Shape& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
 
 }  // namespace restkv

@@ -6,10 +6,6 @@
 
 namespace restkv {
 
-DType WeightSource::natural_dtype(const std::string& name) const {
-  return info(name).encoding == "BF16" ? DType::bf16 : DType::f32;
-}
-
 TensorTable::TensorTable(std::string origin, std::vector<StoredTensor> tensors) : origin_(std::move(origin)) {
   for (StoredTensor& t : tensors) {
     std::string name = t.info.name;
