@@ -5,6 +5,7 @@
 #include "dist/base/error.h"
 #include "model/families/family.h"
 #include "model/json_reader.h"
+#include "model/tokenizer/load.h"
 #include "model/weights/gguf_file.h"
 #include "model/weights/mapped_file.h"
 #include "model/weights/safetensors.h"
@@ -75,6 +76,7 @@ Checkpoint open_directory(const fs::path& directory) {
   c.format = "safetensors";
   c.config = read_hf_config(config.string());
   c.weights = open_safetensors(directory.string());
+  c.tokenizer = load_hf_tokenizer(directory.string());
   c.chat_template = hf_chat_template(directory);
   c.stop_tokens = hf_stop_tokens(directory, c.config.vocab);
   return c;
@@ -93,6 +95,31 @@ std::vector<int32_t> gguf_stop_tokens(const GgufFile& file, int64_t vocab) {
   return to_tokens(ids, vocab, file.path());
 }
 
+/// Null when the file has no tokenizer.ggml.model.
+std::shared_ptr<Tokenizer> gguf_tokenizer(const GgufFile& file) {
+  auto key = [](const char* name) { return fmt::format("tokenizer.ggml.{}", name); };
+  if (!file.has(key("model"))) return nullptr;
+  GgufTokenizerData data;
+  data.origin = file.path();
+  data.model = file.get_string(key("model"));
+  data.pre = file.get_string(key("pre"), "");
+  data.tokens = file.get_strings(key("tokens"));
+  if (file.has(key("token_type")))
+    for (int64_t type : file.get_integers(key("token_type"))) {
+      if (type < INT32_MIN || type > INT32_MAX) file.reject(key("token_type"), fmt::format("one is {}", type));
+      data.token_type.push_back(static_cast<int32_t>(type));
+    }
+  if (file.has(key("scores"))) data.scores = file.get_floats(key("scores"));
+  if (file.has(key("merges"))) data.merges = file.get_strings(key("merges"));
+  data.bos = file.get_integer(key("bos_token_id"), -1);
+  data.eos = file.get_integer(key("eos_token_id"), -1);
+  data.unknown = file.get_integer(key("unknown_token_id"), -1);
+  data.padding = file.get_integer(key("padding_token_id"), -1);
+  if (file.has(key("add_bos_token"))) data.add_bos = file.get_bool(key("add_bos_token"), false);
+  data.add_space_prefix = file.get_bool(key("add_space_prefix"), false);
+  return make_gguf_tokenizer(std::move(data));
+}
+
 Checkpoint open_gguf(const std::string& path) {
   GgufFile file(path);
   Checkpoint c;
@@ -100,6 +127,7 @@ Checkpoint open_gguf(const std::string& path) {
   c.format = "gguf";
   c.config = read_gguf_config(file);
   c.weights = open_gguf_weights(file, family_of(c.config).tensors(c.config));
+  c.tokenizer = gguf_tokenizer(file);
   c.chat_template = file.get_string("tokenizer.chat_template", "");
   c.stop_tokens = gguf_stop_tokens(file, c.config.vocab);
   return c;

@@ -108,8 +108,10 @@ std::vector<int64_t> JsonReader::integers(const std::string& key) const {
 }
 
 std::vector<std::string> JsonReader::texts(const std::string& key) const {
+  const json& value = at(key, "a list of strings");
+  if (!value.is_array()) reject(key, "a list of strings is needed");
   std::vector<std::string> all;
-  for (const json& item : at(key, "a list of strings")) {
+  for (const json& item : value) {
     if (!item.is_string()) reject(key, "a list of strings is needed");
     all.push_back(item.get<std::string>());
   }
