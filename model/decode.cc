@@ -54,15 +54,16 @@ void Transformer::decode_step(Sequence& sequence, int32_t token) {
     for (int64_t i = 0; i < H; ++i) b.x[i] += b.partial[i];
   };
 
-  embed_tokens({&token, 1}, b.x.data());
+  MatrixView x(b.x.data(), 1, H), normed(b.normed.data(), 1, H);
+  embed_tokens({&token, 1}, x);
   b.rope = rope_table(ctx_, frequencies_, {sequence.length});
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
     const LayerWeights& w = weights_.layers[layer];
-    rms_norm(ctx_, b.x.data(), w.attention_norm.data<float>(), b.normed.data(), 1, H, config_.rms_eps);
-    decode_attention(layer, b.normed.data(), sequence, b);
+    rms_norm(ctx_, x, w.attention_norm, normed, config_.rms_eps);
+    decode_attention(layer, sequence, b);
     add_summed();
-    rms_norm(ctx_, b.x.data(), w.mlp_norm.data<float>(), b.normed.data(), 1, H, config_.rms_eps);
-    decode_mlp(layer, b.normed.data(), b);
+    rms_norm(ctx_, x, w.mlp_norm, normed, config_.rms_eps);
+    decode_mlp(layer, b);
     add_summed();
   }
   compute_logits(b.x.data(), sequence.logits);
@@ -70,7 +71,8 @@ void Transformer::decode_step(Sequence& sequence, int32_t token) {
 }
 
 // b.partial = this rank's part of the attention block's output.
-void Transformer::decode_attention(int64_t layer, const float* h, Sequence& sequence, DecodeBuffers& b) {
+void Transformer::decode_attention(int64_t layer, Sequence& sequence, DecodeBuffers& b) {
+  const float* h = b.normed.data();
   const LayerWeights& w = weights_.layers[layer];
   const HeadLayout &held = plan_.resident.heads, &mine = plan_.decode.heads;
   int64_t d = config_.d, H = config_.hidden, q_rows = held.Hq_lc() * d, kv_rows = held.Hkv_lc() * d;
@@ -80,8 +82,8 @@ void Transformer::decode_attention(int64_t layer, const float* h, Sequence& sequ
   project(ctx_, h, qkv.block(q0, Hq * d, 0, H), b.q.data());
   project(ctx_, h, qkv.block(q_rows + kv0, Hkv * d, 0, H), b.k.data());
   project(ctx_, h, qkv.block(q_rows + kv_rows + kv0, Hkv * d, 0, H), b.v.data());
-  apply_rope(ctx_, b.q.data(), Hq * d, Hq, d, b.rope, 1);
-  apply_rope(ctx_, b.k.data(), Hkv * d, Hkv, d, b.rope, 1);
+  apply_rope(ctx_, MatrixView(b.q.data(), 1, Hq * d), d, b.rope);
+  apply_rope(ctx_, MatrixView(b.k.data(), 1, Hkv * d), d, b.rope);
 
   // In sequence mode new tokens go round the ranks, which keeps the shards equally long.
   bool owner = plan_.mode == DecodeMode::tensor ||
@@ -112,14 +114,15 @@ void Transformer::merge_over_sequence(DecodeBuffers& b) {
 }
 
 // b.partial = this rank's part of the MLP's output.
-void Transformer::decode_mlp(int64_t layer, const float* h, DecodeBuffers& b) {
+void Transformer::decode_mlp(int64_t layer, DecodeBuffers& b) {
+  const float* h = b.normed.data();
   const LayerWeights& w = weights_.layers[layer];
   Range held = plan_.resident.mlp, mine = plan_.decode.mlp;
   int64_t H = config_.hidden, I = mine.size(), first = mine.begin - held.begin;
   MatrixView gate_up(w.gate_up);
   project(ctx_, h, gate_up.block(first, I, 0, H), b.gate_up.data());
   project(ctx_, h, gate_up.block(held.size() + first, I, 0, H), b.gate_up.data() + I);
-  swiglu(ctx_, b.gate_up.data(), b.activated.data(), 1, I);
+  swiglu(ctx_, MatrixView(b.gate_up.data(), 1, 2 * I), MatrixView(b.activated.data(), 1, I));
   project(ctx_, b.activated.data(), MatrixView(w.down).block(0, H, first, I), b.partial.data());
 }
 

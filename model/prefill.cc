@@ -8,6 +8,7 @@
 #include "dist/base/stopwatch.h"
 #include "dist/comm/gather_rows.h"
 #include "kvcache/reshard.h"
+#include "model/ops/add.h"
 #include "model/ops/attention_prefill.h"
 #include "model/ops/rms_norm.h"
 #include "model/ops/rope.h"
@@ -88,7 +89,7 @@ Sequence Transformer::prefill(std::span<const int32_t> tokens, const PrefillOpti
 
   std::vector<int32_t> local_tokens;
   for (int64_t position : s.positions) local_tokens.push_back(tokens[position]);
-  embed_tokens(local_tokens, s.x.data<float>());
+  embed_tokens(local_tokens, MatrixView(s.x));
   s.rope = rope_table(ctx_, frequencies_, s.positions);
 
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
@@ -110,20 +111,19 @@ Sequence Transformer::prefill(std::span<const int32_t> tokens, const PrefillOpti
 // normed = rms_norm(x); q, k, v = normed Wqkv^T; rotate q and k.
 void Transformer::project_qkv(const LayerWeights& w, PrefillState& s) {
   Stopwatch watch;
-  int64_t d = config_.d, H = config_.hidden, q_width = s.q.size(1), kv_width = s.k.size(1);
+  int64_t H = config_.hidden, q_width = s.q.size(1), kv_width = s.k.size(1);
   MatrixView weight(w.qkv);
   MatrixView wq = weight.block(0, q_width, 0, H), wk = weight.block(q_width, kv_width, 0, H),
              wv = weight.block(q_width + kv_width, kv_width, 0, H);
   for_slices(s.L_lc, [&](int64_t first, int64_t rows) {
-    rms_norm(ctx_, s.x.data<float>() + first * H, w.attention_norm.data<float>(), s.normed.data<float>(), rows, H,
-             config_.rms_eps);
     MatrixView normed = MatrixView(s.normed).block(0, rows, 0, H);
+    rms_norm(ctx_, MatrixView(s.x).block(first, rows, 0, H), w.attention_norm, normed, config_.rms_eps);
     gemm(ctx_, normed, wq, MatrixView(s.q).block(first, rows, 0, q_width));
     gemm(ctx_, normed, wk, MatrixView(s.k).block(first, rows, 0, kv_width));
     gemm(ctx_, normed, wv, MatrixView(s.v).block(first, rows, 0, kv_width));
   });
-  apply_rope(ctx_, s.q.data<float>(), q_width, q_width / d, d, s.rope, s.L_lc);
-  apply_rope(ctx_, s.k.data<float>(), kv_width, kv_width / d, d, s.rope, s.L_lc);
+  apply_rope(ctx_, MatrixView(s.q), config_.d, s.rope);
+  apply_rope(ctx_, MatrixView(s.k), config_.d, s.rope);
   s.report.gemm_seconds += watch.seconds();
 }
 
@@ -157,9 +157,9 @@ void Transformer::attend(PrefillState& s) {
   KvView kv{s.k_all.raw(), s.v_all.raw(), DType::f32,          plan_.resident.heads.Hkv_lc(),
             config_.d,     s.k.size(1),   s.kv_offsets.data(), s.kv_lengths.data()};
   for (Range chunk : s.partition.chunks_of(grid_.sequence_rank())) {
-    float* q = s.q.data<float>() + first * width;
+    MatrixView q = MatrixView(s.q).block(first, chunk.size(), 0, width);
     // A tile reads all of its queries before it writes its rows, so the output may take their place.
-    attention_prefill(ctx_, {q, q, chunk.size(), chunk.begin, 1.0 / std::sqrt(static_cast<double>(config_.d))}, kv,
+    attention_prefill(ctx_, {q, q, chunk.begin, 1.0 / std::sqrt(static_cast<double>(config_.d))}, kv,
                       plan_.resident.heads);
     first += chunk.size();
   }
@@ -167,21 +167,20 @@ void Transformer::attend(PrefillState& s) {
 }
 
 // y [rows, H] += x w^T, summed over the tensor group.
-void Transformer::add_partial(const MatrixView& x, const MatrixView& w, float* y, int64_t rows, PrefillState& s) {
-  int64_t H = config_.hidden;
+void Transformer::add_partial(const MatrixView& x, const MatrixView& w, const MatrixView& y, PrefillState& s) {
   if (grid_.tensor_size() == 1) {
-    gemm(ctx_, x, w, MatrixView(y, rows, H), /*accumulate=*/true);
+    gemm(ctx_, x, w, y, /*accumulate=*/true);
     return;
   }
-  float* partial = s.partial.data<float>();
-  gemm(ctx_, x, w, MatrixView(partial, rows, H));
+  MatrixView partial = MatrixView(s.partial).block(0, y.rows, 0, y.cols);
+  gemm(ctx_, x, w, partial);
   Stopwatch watch;
   int64_t sent = grid_.tensor().stats().bytes_sent;
-  grid_.tensor().all_reduce(partial, rows * H, DType::f32, ReduceOp::sum);
+  grid_.tensor().all_reduce(partial.data, y.rows * y.cols, y.dtype, ReduceOp::sum);
   s.report.exchange_bytes += grid_.tensor().stats().bytes_sent - sent;
   s.report.exchange_seconds += watch.seconds();
   s.report.gemm_seconds -= watch.seconds();
-  for (int64_t i = 0; i < rows * H; ++i) y[i] += partial[i];
+  add(ctx_, y, partial);
 }
 
 void Transformer::project_output(const LayerWeights& w, PrefillState& s) {
@@ -189,7 +188,7 @@ void Transformer::project_output(const LayerWeights& w, PrefillState& s) {
   int64_t width = s.q.size(1);
   for_slices(s.L_lc, [&](int64_t first, int64_t rows) {
     add_partial(MatrixView(s.q).block(first, rows, 0, width), MatrixView(w.output),
-                s.x.data<float>() + first * config_.hidden, rows, s);
+                MatrixView(s.x).block(first, rows, 0, config_.hidden), s);
   });
   s.report.gemm_seconds += watch.seconds();
 }
@@ -199,12 +198,13 @@ void Transformer::mlp(const LayerWeights& w, PrefillState& s) {
   Stopwatch watch;
   int64_t H = config_.hidden, I = plan_.resident.mlp.size();
   for_slices(s.L_lc, [&](int64_t first, int64_t rows) {
-    float* x = s.x.data<float>() + first * H;
-    rms_norm(ctx_, x, w.mlp_norm.data<float>(), s.normed.data<float>(), rows, H, config_.rms_eps);
-    gemm(ctx_, MatrixView(s.normed).block(0, rows, 0, H), MatrixView(w.gate_up),
-         MatrixView(s.gate_up).block(0, rows, 0, 2 * I));
-    swiglu(ctx_, s.gate_up.data<float>(), s.activated.data<float>(), rows, I);
-    add_partial(MatrixView(s.activated).block(0, rows, 0, I), MatrixView(w.down), x, rows, s);
+    MatrixView x = MatrixView(s.x).block(first, rows, 0, H), normed = MatrixView(s.normed).block(0, rows, 0, H);
+    MatrixView gate_up = MatrixView(s.gate_up).block(0, rows, 0, 2 * I);
+    MatrixView activated = MatrixView(s.activated).block(0, rows, 0, I);
+    rms_norm(ctx_, x, w.mlp_norm, normed, config_.rms_eps);
+    gemm(ctx_, normed, MatrixView(w.gate_up), gate_up);
+    swiglu(ctx_, gate_up, activated);
+    add_partial(activated, MatrixView(w.down), x, s);
   });
   s.report.gemm_seconds += watch.seconds();
 }

@@ -36,22 +36,22 @@ void Transformer::lay_out_logits(DecodeMode mode) {
 
 Transformer::~Transformer() = default;
 
-void Transformer::embed_tokens(std::span<const int32_t> tokens, float* x) {
+void Transformer::embed_tokens(std::span<const int32_t> tokens, const MatrixView& x) {
   embed(ctx_, weights_.embedding, plan_.resident.vocab, tokens, x);
-  int64_t n = static_cast<int64_t>(tokens.size()) * config_.hidden;
-  if (grid_.tensor_size() > 1) grid_.tensor().all_reduce(x, n, DType::f32, ReduceOp::sum);
+  if (grid_.tensor_size() > 1) grid_.tensor().all_reduce(x.data, x.rows * x.cols, x.dtype, ReduceOp::sum);
 }
 
 // x [H] on every rank -> logits [vocab] on every rank.
 void Transformer::compute_logits(const float* x, std::vector<float>& logits) {
   std::vector<float> normed(static_cast<size_t>(config_.hidden));
-  rms_norm(ctx_, x, weights_.final_norm.data<float>(), normed.data(), 1, config_.hidden, config_.rms_eps);
+  MatrixView h(normed.data(), 1, config_.hidden);
+  rms_norm(ctx_, MatrixView(x, 1, config_.hidden), weights_.final_norm, h, config_.rms_eps);
 
   const Range held = plan_.resident.vocab, mine = plan_.decode.vocab;
   logits.resize(static_cast<size_t>(config_.vocab));
   float* own = logits.data() + mine.begin;
   MatrixView head = MatrixView(weights_.output_head).block(mine.begin - held.begin, mine.size(), 0, config_.hidden);
-  gemv(ctx_, MatrixView(normed.data(), 1, config_.hidden), head, MatrixView(own, 1, mine.size()));
+  gemv(ctx_, h, head, MatrixView(own, 1, mine.size()));
 
   if (logit_counts_.size() == 1) return;
   Communicator& group = plan_.mode == DecodeMode::tensor ? grid_.world() : grid_.tensor();

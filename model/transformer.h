@@ -63,16 +63,16 @@ class Transformer {
   void keep(int64_t layer, const KeptRows& kept, PrefillState& s, Sequence& sequence);
   void finish_report(PrefillState& s, Sequence& sequence);
   void emit_logits(PrefillState& s, const PrefillOptions& options, Sequence& sequence);
-  void add_partial(const MatrixView& x, const MatrixView& w, float* y, int64_t rows, PrefillState& s);
+  void add_partial(const MatrixView& x, const MatrixView& w, const MatrixView& y, PrefillState& s);
 
   // Decode.
-  void decode_attention(int64_t layer, const float* h, Sequence& sequence, DecodeBuffers& b);
-  void decode_mlp(int64_t layer, const float* h, DecodeBuffers& b);
+  void decode_attention(int64_t layer, Sequence& sequence, DecodeBuffers& b);
+  void decode_mlp(int64_t layer, DecodeBuffers& b);
   void merge_over_sequence(DecodeBuffers& b);
 
   // Shared.
   void lay_out_logits(DecodeMode mode);
-  void embed_tokens(std::span<const int32_t> tokens, float* x);
+  void embed_tokens(std::span<const int32_t> tokens, const MatrixView& x);
   void compute_logits(const float* x, std::vector<float>& logits);
   std::vector<int64_t> cache_head_sources(const HeadLayout& heads) const;
   std::vector<Range> decode_cache_shares() const;

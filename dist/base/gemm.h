@@ -21,6 +21,12 @@ struct MatrixView {
   /// A tensor seen as [rows, cols] with cols its last extent.
   explicit MatrixView(const Tensor& tensor);
 
+  /// Row r; T is the dtype's C++ type (not checked: this stands in inner loops).
+  template <class T>
+  T* row(int64_t r) const {
+    return static_cast<T*>(data) + r * ld;
+  }
+
   /// Rows [r0, r0 + nr) and columns [c0, c0 + nc).
   MatrixView block(int64_t r0, int64_t nr, int64_t c0, int64_t nc) const;
 };

@@ -5,14 +5,13 @@
 namespace restkv {
 
 void attention_decode(Context& ctx, const DecodeAttention& args, const KvView& kv) {
-  require_cpu(ctx, "attention_decode");
-  RESTKV_CHECK(kv.dtype == DType::f32, "keys are {}, f32 needed on CPU ranks", name_of(kv.dtype));
+  require_cpu_f32(ctx, "attention_decode", {kv.dtype});
   cpu::attention_decode(ctx, args, kv);
 }
 
 void merge_partial_attention(Context& ctx, const float* out, const float* lse, int64_t parts, int64_t Hq_lc, int64_t d,
                              float* merged) {
-  require_cpu(ctx, "merge_partial_attention");
+  require_cpu_f32(ctx, "merge_partial_attention", {});
   cpu::merge_partial_attention(out, lse, parts, Hq_lc, d, merged);
 }
 

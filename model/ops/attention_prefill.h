@@ -1,16 +1,15 @@
 // Causal attention of a run of prompt rows over all keys before them.
 #pragma once
 
-#include "dist/base/context.h"
+#include "dist/base/gemm.h"
 #include "kvcache/heads.h"
 #include "kvcache/kv_view.h"
 
 namespace restkv {
 
 struct PrefillAttention {
-  const float* q = nullptr;  ///< [n, Hq_lc, d] rotated queries of consecutive positions
-  float* out = nullptr;      ///< [n, Hq_lc, d]
-  int64_t n = 0;
+  MatrixView q;                ///< [n, Hq_lc * d] rotated queries of consecutive positions
+  MatrixView out;              ///< [n, Hq_lc * d]; may be q
   int64_t first_position = 0;  ///< global position of row 0; a multiple of 128 for bit-equal rows on all layouts
   double scale = 0.0;          ///< 1 / sqrt(d)
 };

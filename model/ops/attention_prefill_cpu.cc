@@ -70,21 +70,21 @@ void attend_keys(const KvView& kv, int64_t kv_head, int64_t key0, int64_t keys, 
 
 void attend_tile(const PrefillAttention& args, const KvView& kv, const HeadLayout& heads, int64_t head, int64_t row0,
                  Scratch& s) {
-  int64_t d = kv.d, rows = std::min(kQueryTile, args.n - row0), stride = heads.Hq_lc() * d;
+  int64_t d = kv.d, rows = std::min(kQueryTile, args.q.rows - row0);
   s.q.assign(static_cast<size_t>(kQueryTile * d), 0.0f);
   s.out.assign(static_cast<size_t>(kQueryTile * d), 0.0f);
   s.max.assign(kQueryTile, kMasked);
   s.sum.assign(kQueryTile, 0.0f);
   // Rows of the tile that do not exist stay zero throughout, so that every BLAS call has the same shape.
   s.scores.assign(static_cast<size_t>(kQueryTile * kKeyTile), 0.0f);
-  for (int64_t r = 0; r < rows; ++r) std::copy_n(args.q + (row0 + r) * stride + head * d, d, &s.q[r * d]);
+  for (int64_t r = 0; r < rows; ++r) std::copy_n(args.q.row<float>(row0 + r) + head * d, d, &s.q[r * d]);
   int64_t first_visible = args.first_position + row0;
   int64_t key_end = first_visible + rows;
   for (int64_t key0 = 0; key0 < key_end; key0 += kKeyTile)
     attend_keys(kv, heads.kv_of(head), key0, std::min(kKeyTile, key_end - key0), first_visible, rows,
                 static_cast<float>(args.scale), s);
   for (int64_t r = 0; r < rows; ++r) {
-    float* to = args.out + (row0 + r) * stride + head * d;
+    float* to = args.out.row<float>(row0 + r) + head * d;
     float inverse = 1.0f / s.sum[r];
     for (int64_t c = 0; c < d; ++c) to[c] = s.out[r * d + c] * inverse;
   }
@@ -93,7 +93,7 @@ void attend_tile(const PrefillAttention& args, const KvView& kv, const HeadLayou
 }  // namespace
 
 void attention_prefill(Context& ctx, const PrefillAttention& args, const KvView& kv, const HeadLayout& heads) {
-  int64_t tiles = (args.n + kQueryTile - 1) / kQueryTile;
+  int64_t tiles = (args.q.rows + kQueryTile - 1) / kQueryTile;
   // Later tiles see more keys: start with them, so that the threads end together.
   ctx.parallel_for(tiles * heads.Hq_lc(), [&](int64_t item) {
     thread_local Scratch scratch;

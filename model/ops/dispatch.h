@@ -1,14 +1,17 @@
 // Which device's version of an op runs.
 #pragma once
 
+#include <initializer_list>
+
 #include "dist/base/context.h"
 #include "dist/base/error.h"
 
 namespace restkv {
 
-/// For ops that have only a CPU version so far: a clear error instead of a wrong memory access.
-inline void require_cpu(const Context& ctx, const char* op) {
+/// For ops that have only a CPU version, in f32: a clear error instead of a wrong memory access.
+inline void require_cpu_f32(const Context& ctx, const char* op, std::initializer_list<DType> dtypes) {
   RESTKV_CHECK(ctx.device() == Device::cpu, "{} has no version for {}", op, name_of(ctx.device()));
+  for (DType dtype : dtypes) RESTKV_CHECK(dtype == DType::f32, "{} has no version for {}", op, name_of(dtype));
 }
 
 /// Rows that one thread takes at a time in row-wise ops.

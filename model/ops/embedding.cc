@@ -6,11 +6,11 @@
 
 namespace restkv {
 
-void embed(Context& ctx, const Tensor& table, Range vocab, std::span<const int32_t> tokens, float* y) {
-  require_cpu(ctx, "embed");
+void embed(Context& ctx, const Tensor& table, Range vocab, std::span<const int32_t> tokens, const MatrixView& y) {
+  require_cpu_f32(ctx, "embed", {y.dtype});
   int64_t H = table.size(1);
   for (size_t i = 0; i < tokens.size(); ++i) {
-    float* row = y + static_cast<int64_t>(i) * H;
+    float* row = y.row<float>(static_cast<int64_t>(i));
     if (!vocab.contains(tokens[i])) {
       std::memset(row, 0, sizeof(float) * static_cast<size_t>(H));
     } else if (table.dtype() == DType::f32) {

@@ -3,13 +3,13 @@
 
 #include <span>
 
-#include "dist/base/context.h"
+#include "dist/base/gemm.h"
 #include "dist/comm/partition.h"
 
 namespace restkv {
 
-/// table [vocab.size(), H] (f32 or bf16): rows of the tokens in `vocab`. y [n, H] f32: the token's row, or zeros when
+/// table [vocab.size(), H] (f32 or bf16): rows of the tokens in `vocab`. y [n, H]: the token's row, or zeros when
 /// another rank holds it (the sum over the tensor group is the embedding).
-void embed(Context& ctx, const Tensor& table, Range vocab, std::span<const int32_t> tokens, float* y);
+void embed(Context& ctx, const Tensor& table, Range vocab, std::span<const int32_t> tokens, const MatrixView& y);
 
 }  // namespace restkv

@@ -4,9 +4,11 @@
 
 namespace restkv {
 
-void rms_norm(Context& ctx, const float* x, const float* w, float* y, int64_t n, int64_t H, double eps) {
-  require_cpu(ctx, "rms_norm");
-  cpu::rms_norm(ctx, x, w, y, n, H, eps);
+void rms_norm(Context& ctx, const MatrixView& x, const Tensor& w, const MatrixView& y, double eps) {
+  RESTKV_CHECK(x.rows == y.rows && x.cols == y.cols && w.numel() == x.cols, "x [{}, {}], w {}, y [{}, {}]", x.rows,
+               x.cols, w.describe(), y.rows, y.cols);
+  require_cpu_f32(ctx, "rms_norm", {x.dtype, y.dtype});
+  cpu::rms_norm(ctx, x, w.data<float>(), y, eps);
 }
 
 }  // namespace restkv

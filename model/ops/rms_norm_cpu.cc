@@ -22,11 +22,12 @@ float sum_of_squares(const float* x, int64_t n) {
 
 }  // namespace
 
-void rms_norm(Context& ctx, const float* x, const float* w, float* y, int64_t n, int64_t H, double eps) {
-  parallel_rows(ctx, n, [&](int64_t first, int64_t last) {
+void rms_norm(Context& ctx, const MatrixView& x, const float* w, const MatrixView& y, double eps) {
+  int64_t H = x.cols;
+  parallel_rows(ctx, x.rows, [&](int64_t first, int64_t last) {
     for (int64_t r = first; r < last; ++r) {
-      const float* from = x + r * H;
-      float* to = y + r * H;
+      const float* from = x.row<float>(r);
+      float* to = y.row<float>(r);
       float scale = 1.0f / std::sqrt(sum_of_squares(from, H) / static_cast<float>(H) + static_cast<float>(eps));
       for (int64_t i = 0; i < H; ++i) to[i] = from[i] * scale * w[i];
     }

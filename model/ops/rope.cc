@@ -32,6 +32,7 @@ std::vector<float> rope_frequencies(const RopeConfig& rope, int64_t d) {
       frequencies[i] = llama3_scaled(rope, frequency);
     else
       fail_runtime("rope type \"{}\" has no frequencies", rope.type);
+    if (!rope.frequency_factors.empty()) frequencies[i] /= rope.frequency_factors.at(static_cast<size_t>(i));
   }
   return frequencies;
 }
@@ -51,11 +52,11 @@ Tensor rope_table(Context& ctx, const std::vector<float>& frequencies, const std
   return table;
 }
 
-void apply_rope(Context& ctx, float* x, int64_t row_stride, int64_t heads, int64_t d, const Tensor& table, int64_t n) {
-  require_cpu(ctx, "apply_rope");
-  RESTKV_CHECK(table.size(0) >= n && 2 * table.size(2) == d, "rope table {} for {} rows of head size {}",
-               table.describe(), n, d);
-  cpu::apply_rope(ctx, x, row_stride, heads, d, table.data<float>(), n);
+void apply_rope(Context& ctx, const MatrixView& x, int64_t d, const Tensor& table) {
+  RESTKV_CHECK(table.size(0) >= x.rows && 2 * table.size(2) == d && x.cols % d == 0,
+               "rope table {} for x [{}, {}], d {}", table.describe(), x.rows, x.cols, d);
+  require_cpu_f32(ctx, "apply_rope", {x.dtype});
+  cpu::apply_rope(ctx, x, d, table.data<float>());
 }
 
 }  // namespace restkv

@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "dist/base/context.h"
+#include "dist/base/gemm.h"
 #include "model/config.h"
 
 namespace restkv {
@@ -17,12 +17,11 @@ std::vector<float> rope_frequencies(const RopeConfig& rope, int64_t d);
 /// as in the reference.
 Tensor rope_table(Context& ctx, const std::vector<float>& frequencies, const std::vector<int64_t>& positions);
 
-/// Turns the heads of every row in place. x: n rows of `heads` heads, row r at x + r * row_stride, heads d apart.
-/// table [n, 2, d/2].
-void apply_rope(Context& ctx, float* x, int64_t row_stride, int64_t heads, int64_t d, const Tensor& table, int64_t n);
+/// Turns the heads of every row in place. x [n, heads * d]; table [at least n, 2, d/2].
+void apply_rope(Context& ctx, const MatrixView& x, int64_t d, const Tensor& table);
 
 namespace cpu {
-void apply_rope(Context& ctx, float* x, int64_t row_stride, int64_t heads, int64_t d, const float* table, int64_t n);
+void apply_rope(Context& ctx, const MatrixView& x, int64_t d, const float* table);
 }
 
 }  // namespace restkv

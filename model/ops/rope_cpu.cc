@@ -3,14 +3,14 @@
 
 namespace restkv::cpu {
 
-void apply_rope(Context& ctx, float* x, int64_t row_stride, int64_t heads, int64_t d, const float* table, int64_t n) {
-  int64_t half = d / 2;
-  parallel_rows(ctx, n, [&](int64_t first, int64_t last) {
+void apply_rope(Context& ctx, const MatrixView& x, int64_t d, const float* table) {
+  int64_t half = d / 2, heads = x.cols / d;
+  parallel_rows(ctx, x.rows, [&](int64_t first, int64_t last) {
     for (int64_t r = first; r < last; ++r) {
       const float* cos = table + 2 * r * half;
       const float* sin = cos + half;
       for (int64_t h = 0; h < heads; ++h) {
-        float* low = x + r * row_stride + h * d;
+        float* low = x.row<float>(r) + h * d;
         float* high = low + half;
         for (int64_t i = 0; i < half; ++i) {
           float a = low[i], b = high[i];

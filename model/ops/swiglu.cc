@@ -4,9 +4,11 @@
 
 namespace restkv {
 
-void swiglu(Context& ctx, const float* gate_up, float* y, int64_t n, int64_t I) {
-  require_cpu(ctx, "swiglu");
-  cpu::swiglu(ctx, gate_up, y, n, I);
+void swiglu(Context& ctx, const MatrixView& gate_up, const MatrixView& y) {
+  RESTKV_CHECK(gate_up.rows == y.rows && gate_up.cols == 2 * y.cols, "gate_up [{}, {}], y [{}, {}]", gate_up.rows,
+               gate_up.cols, y.rows, y.cols);
+  require_cpu_f32(ctx, "swiglu", {gate_up.dtype, y.dtype});
+  cpu::swiglu(ctx, gate_up, y);
 }
 
 }  // namespace restkv

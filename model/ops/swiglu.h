@@ -1,15 +1,15 @@
 // The gated activation of the MLP (Shazeer, 2020): y = silu(gate) * up, silu(x) = x / (1 + exp(-x)).
 #pragma once
 
-#include "dist/base/context.h"
+#include "dist/base/gemm.h"
 
 namespace restkv {
 
-/// gate_up [n, 2 I]: gate in columns [0, I), up in [I, 2 I). y [n, I] f32.
-void swiglu(Context& ctx, const float* gate_up, float* y, int64_t n, int64_t I);
+/// gate_up [n, 2 I]: gate in columns [0, I), up in [I, 2 I). y [n, I], the same dtype (f32 on CPU ranks).
+void swiglu(Context& ctx, const MatrixView& gate_up, const MatrixView& y);
 
 namespace cpu {
-void swiglu(Context& ctx, const float* gate_up, float* y, int64_t n, int64_t I);
+void swiglu(Context& ctx, const MatrixView& gate_up, const MatrixView& y);
 }
 
 }  // namespace restkv

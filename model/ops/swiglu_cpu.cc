@@ -11,12 +11,13 @@ RESTKV_INLINE Lanes silu_times(Lanes gate, Lanes up) { return gate / (1.0f + exp
 
 }  // namespace
 
-void swiglu(Context& ctx, const float* gate_up, float* y, int64_t n, int64_t I) {
-  parallel_rows(ctx, n, [&](int64_t first, int64_t last) {
+void swiglu(Context& ctx, const MatrixView& gate_up, const MatrixView& y) {
+  int64_t I = y.cols;
+  parallel_rows(ctx, y.rows, [&](int64_t first, int64_t last) {
     for (int64_t r = first; r < last; ++r) {
-      const float* gate = gate_up + r * 2 * I;
+      const float* gate = gate_up.row<float>(r);
       const float* up = gate + I;
-      float* out = y + r * I;
+      float* out = y.row<float>(r);
       int64_t i = 0;
       for (; i + kLanes <= I; i += kLanes) store_lanes(out + i, silu_times(load_lanes(gate + i), load_lanes(up + i)));
       if (i < I) {

@@ -46,7 +46,8 @@ TEST_F(Ops, RmsNorm) {
     int64_t n = 37;
     auto x = random_values(n * H, 1), w = random_values(H, 2);
     std::vector<float> y(x.size(), NAN);
-    rms_norm(ctx, x.data(), w.data(), y.data(), n, H, 1e-5);
+    Tensor weight = Tensor::view(w.data(), DType::f32, {H});
+    rms_norm(ctx, MatrixView(x.data(), n, H), weight, MatrixView(y.data(), n, H), 1e-5);
     std::vector<double> want;
     for (int64_t r = 0; r < n; ++r) {
       double sum = 0.0;
@@ -62,7 +63,7 @@ TEST_F(Ops, Swiglu) {
     int64_t n = 35;
     auto x = random_values(n * 2 * I, 3, 4.0f);
     std::vector<float> y(n * I, NAN);
-    swiglu(ctx, x.data(), y.data(), n, I);
+    swiglu(ctx, MatrixView(x.data(), n, 2 * I), MatrixView(y.data(), n, I));
     std::vector<double> want;
     for (int64_t r = 0; r < n; ++r)
       for (int64_t c = 0; c < I; ++c) {
@@ -76,7 +77,7 @@ TEST_F(Ops, Swiglu) {
 TEST_F(Ops, SwigluSaturates) {
   std::vector<float> x = {-200.0f, 200.0f, -0.0f, 90.0f, 1.0f, 1.0f, 1.0f, 1.0f};
   std::vector<float> y(4);
-  swiglu(ctx, x.data(), y.data(), 1, 4);
+  swiglu(ctx, MatrixView(x.data(), 1, 8), MatrixView(y.data(), 1, 4));
   EXPECT_NEAR(y[0], 0.0f, 1e-30);
   EXPECT_EQ(y[1], 200.0f);
   EXPECT_EQ(y[2], 0.0f);
@@ -91,7 +92,7 @@ TEST_F(Ops, RopeTurnsPairs) {
   auto frequencies = rope_frequencies(config, d);
   std::vector<int64_t> positions = {0, 1, 7, 1000, 100000};
   Tensor table = rope_table(ctx, frequencies, positions);
-  apply_rope(ctx, x.data(), heads * d, heads, d, table, n);
+  apply_rope(ctx, MatrixView(x.data(), n, heads * d), d, table);
   std::vector<double> want(x.size());
   for (int64_t r = 0; r < n; ++r)
     for (int64_t h = 0; h < heads; ++h)
@@ -123,7 +124,7 @@ TEST_F(Ops, EmbedLeavesOtherShardsZero) {
   Tensor t = Tensor::view(table.data(), DType::f32, {4, 3});
   std::vector<int32_t> tokens = {9, 10, 13, 14};
   std::vector<float> y(12, NAN);
-  embed(ctx, t, {10, 14}, tokens, y.data());
+  embed(ctx, t, {10, 14}, tokens, MatrixView(y.data(), 4, 3));
   for (int c = 0; c < 3; ++c) {
     EXPECT_EQ(y[c], 0.0f);
     EXPECT_EQ(y[3 + c], table[c]);
@@ -173,7 +174,8 @@ TEST_F(Ops, PrefillAttentionIsCausalSoftmax) {
   for (Case c : {Case{1, 1, 1, 16}, Case{130, 4, 2, 16}, Case{700, 3, 1, 20}, Case{1111, 2, 2, 64}}) {
     Problem p(c, 11, 2.0f);
     std::vector<float> out(p.q.size(), NAN);
-    attention_prefill(ctx, {p.q.data(), out.data(), c.L, 0, 1.0 / std::sqrt(double(c.d))}, p.view, p.heads);
+    MatrixView q(p.q.data(), c.L, c.Hq * c.d), o(out.data(), c.L, c.Hq * c.d);
+    attention_prefill(ctx, {q, o, 0, 1.0 / std::sqrt(double(c.d))}, p.view, p.heads);
     for (int64_t row : {int64_t{0}, c.L / 3, c.L / 2, c.L - 1})
       for (int64_t h = 0; h < c.Hq; ++h) {
         double lse;
@@ -189,11 +191,12 @@ TEST_F(Ops, PrefillRowsAreTheSameBitsInAnyChunk) {
   Problem p(c);
   double scale = 1.0 / std::sqrt(32.0);
   std::vector<float> whole(p.q.size()), parts(p.q.size(), NAN);
-  attention_prefill(ctx, {p.q.data(), whole.data(), c.L, 0, scale}, p.view, p.heads);
+  MatrixView q(p.q.data(), c.L, c.Hq * c.d), all(whole.data(), c.L, c.Hq * c.d), pieces(parts.data(), c.L, c.Hq * c.d);
+  attention_prefill(ctx, {q, all, 0, scale}, p.view, p.heads);
   Context one{Context::Options{Device::cpu, 1}};
   for (auto [first, last] : {std::pair<int64_t, int64_t>{0, 128}, {128, 640}, {640, 900}}) {
-    int64_t at = first * c.Hq * c.d;
-    attention_prefill(one, {p.q.data() + at, parts.data() + at, last - first, first, scale}, p.view, p.heads);
+    MatrixView rows = q.block(first, last - first, 0, q.cols), out = pieces.block(first, last - first, 0, q.cols);
+    attention_prefill(one, {rows, out, first, scale}, p.view, p.heads);
   }
   EXPECT_EQ(0, std::memcmp(whole.data(), parts.data(), sizeof(float) * whole.size()));
 }

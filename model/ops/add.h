@@ -1,0 +1,11 @@
+// The residual sum.
+#pragma once
+
+#include "dist/base/gemm.h"
+
+namespace restkv {
+
+/// x += y, element by element; one shape and dtype (f32 on CPU ranks).
+void add(Context& ctx, const MatrixView& x, const MatrixView& y);
+
+}  // namespace restkv
