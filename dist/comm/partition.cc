@@ -7,9 +7,7 @@
 namespace restkv {
 namespace {
 
-int owner_of_chunk(int chunk, int ranks) {
-  return chunk < ranks ? chunk : 2 * ranks - 1 - chunk;
-}
+int owner_of_chunk(int chunk, int ranks) { return chunk < ranks ? chunk : 2 * ranks - 1 - chunk; }
 
 // The part of split_even(n, parts, .) that item i lies in.
 int part_of(int64_t n, int parts, int64_t i) {
@@ -38,9 +36,7 @@ Range split_even(int64_t n, int parts, int i) {
   return {begin, begin + small + (i < larger ? 1 : 0)};
 }
 
-int64_t block_size_for(int64_t L) {
-  return L >= 32768 ? 1024 : 128;
-}
+int64_t block_size_for(int64_t L) { return L >= 32768 ? 1024 : 128; }
 
 SequencePartition::SequencePartition(int64_t L, int ranks) : SequencePartition(L, ranks, block_size_for(L)) {}
 

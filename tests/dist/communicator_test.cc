@@ -355,12 +355,8 @@ TEST_P(Collectives, ManyCallsInARow) {
   for (int i = 0; i < 300; ++i) {
     int64_t count = random() % 40;
     switch (random() % 4) {
-      case 0:
-        check_all_reduce<float>(count, ReduceOp::sum, float_value<float>);
-        break;
-      case 1:
-        world_->barrier();
-        break;
+      case 0: check_all_reduce<float>(count, ReduceOp::sum, float_value<float>); break;
+      case 1: world_->barrier(); break;
       case 2: {
         Tensor t = to_device(*ctx_, DType::bf16, bytes_of(rank(), count, DType::bf16, i));
         int root = static_cast<int>(random() % size());

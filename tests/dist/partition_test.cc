@@ -60,7 +60,7 @@ TEST(SequencePartition, BlockSizeDependsOnTheLengthAlone) {
 void check_partition(const SequencePartition& p) {
   const int64_t L = p.length();
   const int chunks = 2 * p.ranks();
-  SCOPED_TRACE(testing::Message() << "L " << L << " ranks " << p.ranks() << " block " << p.block_size());
+  SCOPED_TRACE(::testing::Message() << "L " << L << " ranks " << p.ranks() << " block " << p.block_size());
 
   int64_t next = 0, smallest = p.blocks(), largest = 0;
   for (int c = 0; c < chunks; ++c) {
