@@ -1,9 +1,11 @@
 #include "dist/base/context.h"
 
 #include <cblas.h>
+#include <fmt/ranges.h>
 #include <omp.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -45,7 +47,9 @@ Context::~Context() = default;
 
 Tensor Context::empty(DType dtype, Shape shape) {
   int64_t bytes = size_of(dtype);
-  for (int64_t extent : shape) bytes *= extent;
+  for (int64_t extent : shape)
+    if (extent < 0 || __builtin_mul_overflow(bytes, extent, &bytes))
+      fail_runtime("no tensor {}[{}] can exist", name_of(dtype), fmt::join(shape, ", "));
   constexpr size_t kAlignment = 64;
   size_t rounded = (static_cast<size_t>(bytes) + kAlignment - 1) / kAlignment * kAlignment;
   void* data = std::aligned_alloc(kAlignment, std::max(rounded, kAlignment));
