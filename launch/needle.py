@@ -131,8 +131,12 @@ def score(options):
     print(f"{right} of {len(pairs)} right")
 
 
-def megabytes(count):
-    return f"{count / 1e6:.2f} MB"
+def mebibytes(count):
+    return f"{count / 2**20:.1f} MiB"
+
+
+def milliseconds(value):
+    return "-" if value is None else f"{value:.1f} ms"  # no step when the first token ended the text
 
 
 def compare(options):
@@ -144,11 +148,11 @@ def compare(options):
         table = [["cache"] + [r["policy"] for r in results],
                  ["answer"] + [" ".join(r["text"].split()) for r in results],
                  ["right"] + ["yes" if is_right(r, prompt) else "no" for r in results],
-                 ["cache size"] + [megabytes(r["cache_bytes"]) for r in results],
+                 ["cache size"] + [mebibytes(r["cache_bytes"]) for r in results],
                  ["of the full cache"] + [f"{100 * r['cache_bytes'] / r['full_cache_bytes']:.1f} %" for r in results],
                  ["prefill"] + [f"{r['prefill_s']:.2f} s" for r in results],
                  ["eviction"] + [f"{r['evict_s']:.2f} s" for r in results],
-                 ["decode, per token"] + [f"{r['decode_ms_per_token']:.1f} ms" for r in results]]
+                 ["decode, per token"] + [milliseconds(r["decode_ms_per_token"]) for r in results]]
         widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
         for line in table:
             print("  " + "   ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
