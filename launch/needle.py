@@ -44,10 +44,10 @@ SHORT = ("The fields were green and still.", "Nothing unusual happened for a whi
 COLOURS = ("blue", "green", "silver", "golden", "red", "white", "purple", "orange", "black", "yellow")
 THINGS = ("harbour", "castle", "garden", "tower", "island", "museum", "forest", "valley", "lantern", "palace")
 
-# What the model is asked for by default; see `make --help`.
+# The default is a text to continue: a small model completes a sentence far more reliably than it answers a question.
 NEEDLE = "The special code of the {colour} {thing} is {code}."
-QUESTION = "What is the special code of the {colour} {thing}?"
-INTRODUCTION = "Read the text below and answer the question after it."
+QUESTION = "Question: What is the special code of the {colour} {thing}?"
+LEAD_IN = "Answer: The special code of the {colour} {thing} is"
 TOKENS_PER_CHARACTER = 0.214  # of this filler with the SmolLM2 tokenizer
 
 
@@ -83,14 +83,14 @@ def make_prompt(options, number):
     fact = {"colour": rng.choice(COLOURS), "thing": rng.choice(THINGS), "code": str(rng.randint(1000, 9999))}
     depth = rng.uniform(0.05, 0.95) if options.depth is None else options.depth
     needle, question = options.needle.format(**fact), options.question.format(**fact)
-    around = len(options.introduction) + len(needle) + len(question) + len(options.lead_in)
+    around = len(options.introduction) + len(needle) + len(question)
     sentences = filler(rng, max(0, options.tokens / TOKENS_PER_CHARACTER - around))
     sentences.insert(round(depth * len(sentences)), needle)
     parts = [options.introduction, paragraphs(rng, sentences), question]
     text = "\n\n".join(part for part in parts if part)
     prompt = {"id": f"needle-{options.seed}-{number}", "answer": fact["code"], "depth": round(depth, 3)}
     if options.format == "plain":
-        prompt["prompt"] = text + ("\n" + options.lead_in.format(**fact) if options.lead_in else "")
+        prompt["prompt"] = text + "\n" + options.lead_in.format(**fact)
     else:
         prompt["messages"] = [{"role": "user", "content": text}]
     return prompt
@@ -116,8 +116,6 @@ def paired(results_path, prompts_path):
 
 
 def make(options):
-    if options.lead_in and options.format != "plain":
-        sys.exit("needle.py: --lead-in starts the answer of a plain prompt; it needs --format plain")
     for number in range(options.count):
         print(json.dumps(make_prompt(options, number)))
 
@@ -166,12 +164,12 @@ def parse(arguments):
     p.add_argument("--count", type=int, default=1, help="number of prompts")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--depth", type=float, help="place of the needle, 0 (start) to 1 (end); default: drawn anew for each")
-    p.add_argument("--format", choices=("chat", "plain"), default="chat",
-                   help="chat: a user message; plain: text that the model continues")
+    p.add_argument("--format", choices=("plain", "chat"), default="plain",
+                   help="plain: text that the model continues; chat: a user message")
     p.add_argument("--needle", default=NEEDLE, help="may name {colour}, {thing} and {code}")
     p.add_argument("--question", default=QUESTION, help="may name {colour} and {thing}")
-    p.add_argument("--introduction", default=INTRODUCTION, help="first paragraph")
-    p.add_argument("--lead-in", default="", help="start of the answer (plain only)")
+    p.add_argument("--introduction", default="", help="first paragraph")
+    p.add_argument("--lead-in", default=LEAD_IN, help="start of the answer; not part of a chat message")
     p.set_defaults(run=make)
     p = commands.add_parser("score", help="count right answers")
     p.add_argument("results")
