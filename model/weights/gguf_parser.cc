@@ -18,6 +18,8 @@ namespace {
 constexpr uint64_t kMinValueBytes = 8 + 4 + 1;
 constexpr uint64_t kMinTensorBytes = 8 + 4 + 8 + 4 + 8;
 constexpr uint32_t kMaxDims = 4;
+// The format's limit on keys; tensor names are shorter still. Names stand in messages, so none may be huge.
+constexpr uint64_t kMaxName = 65535;
 constexpr int64_t kMaxAlignment = int64_t{1} << 20;
 
 }  // namespace
@@ -44,6 +46,13 @@ std::string_view GgufParser::text(const std::string& what) {
   std::string_view value(reinterpret_cast<const char*>(file_->data()) + at_, length);
   at_ += static_cast<int64_t>(length);
   return value;
+}
+
+std::string GgufParser::name(const std::string& what) {
+  std::string_view value = text(what);
+  if (value.empty() || value.size() > kMaxName)
+    fail_input("{}: {} is {} bytes long; 1 to {} are allowed (damaged)", file_->path(), what, value.size(), kMaxName);
+  return std::string(value);
 }
 
 uint64_t GgufParser::count(uint64_t each, const std::string& what) {
@@ -76,7 +85,7 @@ void GgufParser::header() {
 
 void GgufParser::values(std::map<std::string, GgufValue>* values) {
   for (uint64_t i = 0; i < value_count_; ++i) {
-    std::string key(text(fmt::format("metadata key {}", i)));
+    std::string key = name(fmt::format("metadata key {}", i));
     std::string what = "key " + key;
     GgufValue v;
     v.type = type("the type of " + what);
@@ -104,7 +113,7 @@ void GgufParser::values(std::map<std::string, GgufValue>* values) {
 StoredTensor GgufParser::tensor(uint64_t index) {
   StoredTensor t;
   t.file = file_;
-  t.info.name = text(fmt::format("the name of tensor {}", index));
+  t.info.name = name(fmt::format("the name of tensor {}", index));
   std::string what = "tensor " + t.info.name;
   uint32_t dims = number<uint32_t>("the number of dimensions of " + what);
   if (dims < 1 || dims > kMaxDims)

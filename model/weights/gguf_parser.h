@@ -27,6 +27,7 @@ class GgufParser {
   template <class T>
   T number(const std::string& what);
   std::string_view text(const std::string& what);
+  std::string name(const std::string& what);
   /// A count of things that take at least `each` bytes.
   uint64_t count(uint64_t each, const std::string& what);
   GgufType type(const std::string& what);

@@ -2,8 +2,10 @@
 
 #include <nlohmann/json.hpp>
 
+#include "model/ops/rope.h"
 #include "model/weights/gguf_file.h"
 #include "tests/model/weight_files.h"
+#include "tests/tolerances.h"
 
 namespace restkv::testing {
 namespace {
@@ -200,6 +202,21 @@ TEST_F(GgufConfigTest, DefaultsAndScaling) {
   c = read(base().tensor("rope_freqs.weight", {4}, 0, 64 * 10 * 4));
   EXPECT_EQ(c.rope.frequency_factors, (std::vector<float>{1, 1, 2, 8}));
   EXPECT_EQ(c.rope.type, "default");
+}
+
+TEST_F(GgufConfigTest, FrequencyFactorsStandForTheScalingOfLlama3) {
+  RopeConfig named;
+  named.type = "llama3";
+  named.factor = 8.0;
+  named.original_max_positions = 512;
+  RopeConfig plain;
+  const int64_t d = 64;
+  std::vector<float> scaled = rope_frequencies(named, d), unscaled = rope_frequencies(plain, d);
+  for (size_t i = 0; i < scaled.size(); ++i) plain.frequency_factors.push_back(unscaled[i] / scaled[i]);
+  EXPECT_EQ(plain.frequency_factors.front(), 1.0f);
+  EXPECT_NEAR(plain.frequency_factors.back(), 8.0f, 1e-5f);
+  std::vector<float> found = rope_frequencies(plain, d);
+  for (size_t i = 0; i < scaled.size(); ++i) EXPECT_NEAR(found[i], scaled[i], kOpF32 * scaled[i]) << i;
 }
 
 TEST_F(GgufConfigTest, Refusals) {

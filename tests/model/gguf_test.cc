@@ -95,6 +95,8 @@ TEST(Gguf, LyingHeadersAreNamed) {
   expect(edited([](auto& g) { g.key("general.alignment", uint32_t{0}); }), {"general.alignment", "found 0"});
   expect(edited([](auto& g) { g.key("general.alignment", uint32_t{48}); }), {"general.alignment", "found 48"});
   expect(edited([](auto& g) { g.key("split.count", uint32_t{3}); }), {"one of 3 parts"});
+  expect(edited([](auto& g) { g.key(std::string(70000, 'k'), uint32_t{1}); }), {"metadata key 9 is 70000 bytes long"});
+  expect(edited([](auto& g) { g.tensor("", {8}, 0, 128); }), {"the name of tensor 2 is 0 bytes long"});
   expect(edited([](auto& g) { g.tensor("t", {}, 0, 0); }), {"tensor t has 0 dimensions"});
   expect(edited([](auto& g) { g.tensor("t", {1, 1, 1, 1, 1}, 0, 0); }), {"tensor t has 5 dimensions"});
   expect(edited([](auto& g) { g.tensor("t", {8}, 99, 128); }), {"tensor t has the unknown type 99", "Q4_1"});
