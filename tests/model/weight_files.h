@@ -32,8 +32,10 @@ class TemporaryDirectory {
 
   std::string file(const std::string& name) const { return (path_ / name).string(); }
   const fs::path& path() const { return path_; }
+  /// A new file each time: rewriting one in place makes some file systems flush it to disk first.
   std::string write(const std::string& name, const std::string& bytes) const {
-    std::ofstream out(path_ / name, std::ios::binary | std::ios::trunc);
+    fs::remove(path_ / name);
+    std::ofstream out(path_ / name, std::ios::binary);
     out << bytes;
     return file(name);
   }
