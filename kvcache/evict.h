@@ -36,6 +36,15 @@ struct KeptRows {
   std::vector<int64_t> kernel, shift;
 };
 
+/// For tests and diagnosis: what the decision was made on.
+struct EvictTrace {
+  /// [rows, L_lc] f32 the scores that the selection ran on, one row per cache head (per KV head for policies that
+  /// score those alone); elements at window positions are undefined.
+  std::vector<float> scores;
+  /// Rows of all selections whose cut fell into a tie (each costs a little more exchange, see exchange_bytes.h).
+  int64_t tied_rows = 0;
+};
+
 class Evictor {
  public:
   /// `sequence`: the ranks that share this rank's heads. `tensor`: the ranks that share its tokens; used only when a
@@ -51,9 +60,9 @@ class Evictor {
   bool needs_window_queries() const;
   bool needs_output_factors() const;
 
-  /// Collective over `sequence` (and `tensor`, see above). Precondition: evicts(L).
+  /// Collective over `sequence` (and `tensor`, see above). Preconditions: the policy evicts, L is at least the budget.
   /// Throws InputError when the budget does not fit this prompt (budget below window + 1).
-  KeptRows evict(const LayerKv& layer);
+  KeptRows evict(const LayerKv& layer, EvictTrace* trace = nullptr);
 
  private:
   struct State;

@@ -18,6 +18,12 @@ struct HeadLayout {
   int64_t Hkv_lc() const { return local.kv.size(); }
   /// Local KV head of local query head h.
   int64_t kv_of(int64_t h) const { return (local.q.begin + h) / group() - local.kv.begin; }
+  /// Local query heads that read local KV head g; a part of the group when the group lies on several tensor ranks.
+  Range query_heads_of(int64_t g) const {
+    int64_t first = (local.kv.begin + g) * group();
+    Range q = intersect({first, first + group()}, local.q);
+    return {q.begin - local.q.begin, q.end - local.q.begin};
+  }
 };
 
 }  // namespace restkv

@@ -33,7 +33,7 @@ class KvCache {
 
   int64_t layers() const;
   int64_t heads() const;
-  /// Bytes of the rows in use, and of the storage held.
+  /// Bytes of k and v: of the rows in use, and of the storage held.
   int64_t bytes() const;
   int64_t capacity_bytes() const;
 
@@ -47,6 +47,7 @@ class KvCache {
     std::vector<int64_t> length;    // [heads]
     std::vector<int64_t> capacity;  // [heads] rows
   };
+  void allocate(Layer& layer, const std::vector<int64_t>& capacity);
   void grow(Layer& layer, int64_t extra);
 
   Context* ctx_;

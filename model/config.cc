@@ -1,6 +1,44 @@
 #include "model/config.h"
 
+#include <cmath>
+
+#include "dist/base/error.h"
+
 namespace restkv {
+namespace {
+
+/// Keys are named as config.json and the GGUF metadata spell them. The upper limits are far above any model; they keep
+/// products of sizes inside 64 bits.
+void check_size(const std::string& file, const char* key, int64_t value, int64_t most) {
+  if (value < 1 || value > most) fail_input("{}: {}: found {}; 1 to {} is allowed", file, key, value, most);
+}
+
+void check_positive(const std::string& file, const char* key, double value) {
+  if (!std::isfinite(value) || value <= 0.0)
+    fail_input("{}: {}: found {}; a number above 0 is allowed", file, key, value);
+}
+
+void validate_rope(const RopeConfig& rope, int64_t d, const std::string& file) {
+  if (rope.type != "default" && rope.type != "linear" && rope.type != "llama3")
+    fail_input("{}: rope_type: found \"{}\"; supported: default, linear, llama3", file, rope.type);
+  check_positive(file, "rope_theta (rope.freq_base)", rope.theta);
+  check_positive(file, "rope scaling factor", rope.factor);
+  if (rope.type == "llama3") {
+    check_positive(file, "low_freq_factor", rope.low_freq_factor);
+    check_positive(file, "high_freq_factor", rope.high_freq_factor);
+    if (rope.low_freq_factor >= rope.high_freq_factor)
+      fail_input("{}: high_freq_factor: found {}; more than low_freq_factor ({}) is needed", file,
+                 rope.high_freq_factor, rope.low_freq_factor);
+    check_size(file, "original_max_position_embeddings", rope.original_max_positions, int64_t{1} << 40);
+  }
+  const auto& factors = rope.frequency_factors;
+  if (!factors.empty() && static_cast<int64_t>(factors.size()) != d / 2)
+    fail_input("{}: rope_freqs.weight: found {} factors; half the head size, {}, is needed", file, factors.size(),
+               d / 2);
+  for (float f : factors) check_positive(file, "rope_freqs.weight", f);
+}
+
+}  // namespace
 
 int64_t ModelConfig::parameters() const {
   int64_t attention = hidden * d * (2 * Hq + 2 * Hkv);
@@ -8,6 +46,25 @@ int64_t ModelConfig::parameters() const {
   int64_t norms = 2 * hidden;
   int64_t embeddings = vocab * hidden * (tied_embeddings ? 1 : 2);
   return layers * (attention + mlp + norms) + embeddings + hidden;
+}
+
+void ModelConfig::validate(const std::string& file) const {
+  constexpr int64_t k = 1024;
+  check_size(file, "num_hidden_layers (block_count)", layers, 4 * k);
+  check_size(file, "hidden_size (embedding_length)", hidden, k * k);
+  check_size(file, "intermediate_size (feed_forward_length)", intermediate, 16 * k * k);
+  check_size(file, "num_attention_heads (attention.head_count)", Hq, 16 * k);
+  check_size(file, "num_key_value_heads (attention.head_count_kv)", Hkv, Hq);
+  check_size(file, "head_dim (attention.key_length)", d, 16 * k);
+  check_size(file, "vocab_size", vocab, 256 * k * k);
+  check_size(file, "max_position_embeddings (context_length)", max_positions, int64_t{1} << 30);
+  if (Hq % Hkv != 0)
+    fail_input("{}: num_key_value_heads (attention.head_count_kv): found {}; a divisor of the {} query heads is needed",
+               file, Hkv, Hq);
+  if (d % 2 != 0)
+    fail_input("{}: head_dim (attention.key_length): found {}; an even size is needed (rotary pairs)", file, d);
+  check_positive(file, "rms_norm_eps (attention.layer_norm_rms_epsilon)", rms_eps);
+  validate_rope(rope, d, file);
 }
 
 }  // namespace restkv

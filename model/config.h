@@ -7,7 +7,7 @@
 
 namespace restkv {
 
-/// Rotary embedding. type: "default", "llama3", "linear".
+/// Rotary embedding. type: "default", "llama3", "linear". Factors and positions: transformers' modeling_rope_utils.
 struct RopeConfig {
   std::string type = "default";
   double theta = 10000.0;
@@ -15,6 +15,9 @@ struct RopeConfig {
   double low_freq_factor = 1.0;
   double high_freq_factor = 4.0;
   int64_t original_max_positions = 0;
+  /// [d/2] or empty: what each inverse frequency is divided by, after the scaling of `type`. GGUF files hold
+  /// Llama-3.1's scaling in this form only (tensor rope_freqs.weight).
+  std::vector<float> frequency_factors;
 };
 
 struct ModelConfig {
@@ -40,5 +43,9 @@ struct ModelConfig {
 /// and rope_parameters). Throws InputError for an architecture or rope type that is not supported (listing those that
 /// are), a missing key, or a wrong type.
 ModelConfig read_hf_config(const std::string& path);
+
+class GgufFile;
+/// The same from the metadata of a GGUF file.
+ModelConfig read_gguf_config(const GgufFile& file);
 
 }  // namespace restkv

@@ -1,15 +1,18 @@
 #include "dist/base/context.h"
 
 #include <cblas.h>
+#include <fmt/ranges.h>
 #include <omp.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <mutex>
 #include <new>
 
+#include "dist/base/blas_kernels.h"
 #include "dist/base/error.h"
 
 namespace restkv {
@@ -47,13 +50,16 @@ Context::Context(const Options& options)
   // Every BLAS call works on one tile in one thread; tiles are spread by parallel_for. Results then depend neither
   // on the number of threads nor on how many rows a rank owns.
   openblas_set_num_threads(1);
+  choose_blas_kernels();
 }
 
 Context::~Context() = default;
 
 Tensor Context::empty(DType dtype, Shape shape) {
   int64_t bytes = size_of(dtype);
-  for (int64_t extent : shape) bytes *= extent;
+  for (int64_t extent : shape)
+    if (extent < 0 || __builtin_mul_overflow(bytes, extent, &bytes))
+      fail_runtime("no tensor {}[{}] can exist", name_of(dtype), fmt::join(shape, ", "));
   // An empty tensor has an address too: copies of nothing need a valid one.
   int64_t held = std::max<int64_t>(bytes, 1);
   void* data = gpu_ ? gpu_->allocate(held) : allocate_host(held, memory_->current());
@@ -71,10 +77,7 @@ Tensor Context::empty(DType dtype, Shape shape) {
 Tensor Context::zeros(DType dtype, Shape shape) {
   Tensor t = empty(dtype, std::move(shape));
   if (t.empty()) return t;
-  if (gpu_)
-    gpu_->fill_zero(t.raw(), t.bytes());
-  else
-    std::memset(t.raw(), 0, static_cast<size_t>(t.bytes()));
+  fill_zero(t.raw(), t.bytes());
   return t;
 }
 
@@ -94,6 +97,13 @@ void Context::to_host(const void* data, void* host, int64_t bytes) const {
     gpu_->to_host(host, data, bytes);
   else
     std::memcpy(host, data, static_cast<size_t>(bytes));
+}
+
+void Context::fill_zero(void* data, int64_t bytes) const {
+  if (gpu_)
+    gpu_->fill_zero(data, bytes);
+  else
+    std::memset(data, 0, static_cast<size_t>(bytes));
 }
 
 void Context::synchronize() const {

@@ -31,13 +31,19 @@ struct MatrixView {
   MatrixView block(int64_t r0, int64_t nr, int64_t c0, int64_t nc) const;
 };
 
-/// y[m, n] = x[m, k] * w[n, k]^T, or y += with `accumulate`. On CPU ranks x and y are f32, w is f32 or bf16; on GPUs
-/// x and w are bf16, y is bf16 or f32 (cuBLASLt, in stream order). Sums in f32.
-/// For many rows (prefill). Row i of y depends only on row i of x and on w: the rows are cut into tiles of one fixed
-/// size, so the same row gives the same bits whatever else is in the batch, on any layout and number of threads.
+/// Rows that gemm works on at a time.
+inline constexpr int64_t kGemmTileRows = 128;
+
+/// y[m, n] = x[m, k] * w[n, k]^T, or y += with `accumulate`. On CPU ranks x and y are f32, w is f32 or bf16; on
+/// GPUs x and w are bf16, y is bf16 or f32 (cuBLASLt, in stream order). Sums in f32.
+/// For many rows (prefill). The bits of row i of y depend on row i of x, on w, and on i modulo kGemmTileRows, but
+/// neither on the other rows nor on their number or the number of threads: tiles are always full (padded), and BLAS
+/// kernels round by the place in a tile. Batches that start at multiples of kGemmTileRows of the prompt, as chunks of
+/// SequencePartition and their slices do, therefore give the same bits on every layout.
 void gemm(Context& ctx, const MatrixView& x, const MatrixView& w, const MatrixView& y, bool accumulate = false);
 
-/// The same product for few rows (decode): reads w once, bound by memory bandwidth.
+/// The same product for few rows (decode): reads w once, bound by memory bandwidth. Each element of y depends on its
+/// row of x and its row of w alone.
 void gemv(Context& ctx, const MatrixView& x, const MatrixView& w, const MatrixView& y, bool accumulate = false);
 
 }  // namespace restkv

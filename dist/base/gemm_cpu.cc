@@ -12,8 +12,9 @@ namespace restkv {
 namespace {
 
 // Rows of x per BLAS call, always exactly this many (the last tile is padded): OpenBLAS chooses other inner kernels
-// for other row counts, and those round differently.
-constexpr int64_t kTileRows = 128;
+// for other row counts, and those round differently. Its Haswell and Zen kernels round differently even between places
+// of one tile, so the place of a row is part of the promise in gemm.h.
+constexpr int64_t kTileRows = kGemmTileRows;
 // Rows of w per BLAS call; bounds the f32 copy of a bf16 panel to what the second-level cache holds.
 constexpr int64_t kPanelRows = 256;
 

@@ -48,8 +48,8 @@ RESTKV_INLINE float sum_lanes(Lanes v) {
 
 RESTKV_INLINE Lanes max_lanes(Lanes a, Lanes b) { return a > b ? a : b; }
 
-/// exp(x), relative error below 2e-7 for x in [-87, 88]; 0 below, and for -inf. (Range reduction by ln 2 in two
-/// parts, then a degree-6 Taylor-like polynomial on [-ln2/2, ln2/2].)
+/// exp(x), relative error below 2e-7 for x in [-87, 88]; 0 below, and for -inf; exp(88) above; NaN stays NaN. (Range
+/// reduction by ln 2 in two parts, then a degree-6 Taylor-like polynomial on [-ln2/2, ln2/2].)
 RESTKV_INLINE Lanes exp_lanes(Lanes x) {
   Lanes low = broadcast_lanes(-87.0f);
   Lanes clamped = max_lanes(x, low);
@@ -71,6 +71,7 @@ RESTKV_INLINE Lanes exp_lanes(Lanes x) {
   Lanes scale;
   std::memcpy(&scale, &exponent, sizeof(scale));
   Lanes result = p * scale;
+  result = x == x ? result : x;
   return x < low ? Lanes{} : result;
 }
 

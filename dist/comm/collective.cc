@@ -32,12 +32,9 @@ void fold_as(void* into, const void* from, int64_t count, ReduceOp op) {
 
 std::string_view name_of(ReduceOp op) {
   switch (op) {
-    case ReduceOp::sum:
-      return "sum";
-    case ReduceOp::max:
-      return "max";
-    case ReduceOp::min:
-      return "min";
+    case ReduceOp::sum: return "sum";
+    case ReduceOp::max: return "max";
+    case ReduceOp::min: return "min";
   }
   return "?";
 }
@@ -76,20 +73,13 @@ void check_send_recv(int rank, int size, int64_t send_count, int destination, in
 
 void fold(void* into, const void* from, int64_t count, DType dtype, ReduceOp op) {
   switch (dtype) {
-    case DType::f32:
-      return fold_as<float>(into, from, count, op);
-    case DType::f64:
-      return fold_as<double>(into, from, count, op);
-    case DType::i32:
-      return fold_as<int32_t>(into, from, count, op);
-    case DType::i64:
-      return fold_as<int64_t>(into, from, count, op);
-    case DType::u32:
-      return fold_as<uint32_t>(into, from, count, op);
-    case DType::u64:
-      return fold_as<uint64_t>(into, from, count, op);
-    default:
-      fail_runtime("no reduction of {}", restkv::name_of(dtype));
+    case DType::f32: return fold_as<float>(into, from, count, op);
+    case DType::f64: return fold_as<double>(into, from, count, op);
+    case DType::i32: return fold_as<int32_t>(into, from, count, op);
+    case DType::i64: return fold_as<int64_t>(into, from, count, op);
+    case DType::u32: return fold_as<uint32_t>(into, from, count, op);
+    case DType::u64: return fold_as<uint64_t>(into, from, count, op);
+    default: fail_runtime("no reduction of {}", restkv::name_of(dtype));
   }
 }
 

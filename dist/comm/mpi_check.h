@@ -1,6 +1,9 @@
 // The one check of MPI calls. Include in .cc files only: it brings in mpi.h.
 #pragma once
 
+// The C interface alone: the C++ one would have to be linked.
+#define OMPI_SKIP_MPICXX 1
+#define MPICH_SKIP_MPICXX 1
 #include <mpi.h>
 
 namespace restkv::detail {

@@ -14,14 +14,10 @@ namespace {
 // Elements are moved as opaque units of their size: no type of ours needs MPI's arithmetic.
 MPI_Datatype unit_of(DType dtype) {
   switch (size_of(dtype)) {
-    case 8:
-      return MPI_UINT64_T;
-    case 4:
-      return MPI_UINT32_T;
-    case 2:
-      return MPI_UINT16_T;
-    default:
-      return MPI_UINT8_T;
+    case 8: return MPI_UINT64_T;
+    case 4: return MPI_UINT32_T;
+    case 2: return MPI_UINT16_T;
+    default: return MPI_UINT8_T;
   }
 }
 

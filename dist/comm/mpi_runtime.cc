@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "dist/base/error.h"
+#include "dist/comm/checked_communicator.h"
 #include "dist/comm/mpi_check.h"
 #include "dist/comm/mpi_communicator.h"
 #include "dist/comm/watchdog.h"
@@ -84,13 +85,14 @@ MpiRuntime::~MpiRuntime() {
   MPI_Finalize();
 }
 
-std::unique_ptr<Communicator> MpiRuntime::world(double timeout_s) {
+std::unique_ptr<Communicator> MpiRuntime::world(double timeout_s, bool check_calls) {
   MpiOptions options;
   if (timeout_s > 0.0) {
     options.watchdog = std::make_shared<Watchdog>(timeout_s, rank_, [](const std::string&) { end_all_ranks(1); });
     watchdog_ = options.watchdog;
   }
-  return make_mpi_communicator(options);
+  auto world = make_mpi_communicator(options);
+  return check_calls ? make_checked_communicator(std::move(world)) : std::move(world);
 }
 
 void MpiRuntime::abort(const std::string& text, int exit_code) {

@@ -29,7 +29,8 @@ class MpiRuntime {
   int local_size() const { return local_size_; }
 
   /// The group of all ranks. Every collective of it and of its sub-groups has `timeout_s` seconds (0: no deadline).
-  std::unique_ptr<Communicator> world(double timeout_s);
+  /// With `check_calls` the ranks compare their calls first (checked_communicator.h). Collective.
+  std::unique_ptr<Communicator> world(double timeout_s, bool check_calls = false);
 
   /// Prints "rank R: text" once to standard error and ends all ranks with `exit_code` (0 becomes 1). Does not return.
   /// Rank 0 goes first: of an error that all ranks find alike (a bad configuration) the user sees one line.

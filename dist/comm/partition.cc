@@ -7,9 +7,7 @@
 namespace restkv {
 namespace {
 
-int owner_of_chunk(int chunk, int ranks) {
-  return chunk < ranks ? chunk : 2 * ranks - 1 - chunk;
-}
+int owner_of_chunk(int chunk, int ranks) { return chunk < ranks ? chunk : 2 * ranks - 1 - chunk; }
 
 // The part of split_even(n, parts, .) that item i lies in.
 int part_of(int64_t n, int parts, int64_t i) {
@@ -38,9 +36,7 @@ Range split_even(int64_t n, int parts, int i) {
   return {begin, begin + small + (i < larger ? 1 : 0)};
 }
 
-int64_t block_size_for(int64_t L) {
-  return L >= 32768 ? 1024 : 128;
-}
+int64_t block_size_for(int64_t L) { return L >= 32768 ? 1024 : 128; }
 
 SequencePartition::SequencePartition(int64_t L, int ranks) : SequencePartition(L, ranks, block_size_for(L)) {}
 
@@ -108,7 +104,12 @@ HeadRange split_heads_within(HeadRange outer, int64_t group, int parts, int part
   RESTKV_CHECK(group >= 1 && kv_heads_of(outer.q, group).size() == outer.kv.size(),
                "query heads [{}, {}) with KV heads [{}, {}) and groups of {}", outer.q.begin, outer.q.end,
                outer.kv.begin, outer.kv.end, group);
-  // An even cut of whole groups into a divisor of their number falls on group edges by itself.
+  bool whole_groups = outer.q.size() == outer.kv.size() * group;
+  if (whole_groups && parts <= outer.kv.size()) {
+    Range cut = split_even(outer.kv.size(), parts, part);
+    Range kv{outer.kv.begin + cut.begin, outer.kv.begin + cut.end};
+    return {{kv.begin * group, kv.end * group}, kv};
+  }
   Range cut = split_even(outer.q.size(), parts, part);
   Range q{outer.q.begin + cut.begin, outer.q.begin + cut.end};
   return {q, kv_heads_of(q, group)};

@@ -62,8 +62,9 @@ class SequencePartition {
 };
 
 /// The query heads and KV heads of one of `parts` parts. KV head g serves query heads [g * group, (g + 1) * group).
-/// When parts divides Hkv each part owns whole groups; otherwise the query heads are cut evenly and every part holds
-/// the KV heads its query heads need (a KV head may then lie on several parts).
+/// With no more parts than KV heads every part owns whole groups (their numbers differ by one at most), so no KV head
+/// is held twice. With more parts the query heads are cut evenly and every part holds the KV heads that its query
+/// heads need: a KV head then lies on several parts.
 struct HeadRange {
   Range q;
   Range kv;

@@ -32,6 +32,7 @@ std::vector<float> rope_frequencies(const RopeConfig& rope, int64_t d) {
       frequencies[i] = llama3_scaled(rope, frequency);
     else
       fail_runtime("rope type \"{}\" has no frequencies", rope.type);
+    if (!rope.frequency_factors.empty()) frequencies[i] /= rope.frequency_factors.at(static_cast<size_t>(i));
   }
   return frequencies;
 }

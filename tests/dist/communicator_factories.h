@@ -13,6 +13,7 @@
 #include "dist/comm/communicator.h"
 #include "dist/comm/mpi_communicator.h"
 #include "dist/comm/mpi_runtime.h"
+#include "tests/mpi_world.h"
 
 namespace restkv::testing_support {
 
@@ -23,24 +24,21 @@ struct Implementation {
   std::function<std::unique_ptr<Communicator>()> make_world;
 };
 
-/// MPI for the life of the test program (mpi_main.cc has initialised it).
-inline MpiRuntime& runtime() {
-  static MpiRuntime instance(nullptr, nullptr);
-  return instance;
-}
+using restkv::testing::mpi_runtime;
 
 /// The watchdog of the test groups: a deadlock of the code under test ends the program instead of the test machine.
 inline constexpr double kTestTimeoutS = 60.0;
 
 inline std::vector<Implementation> implementations(int world_size) {
   std::vector<Implementation> all;
-  all.push_back({"mpi", Device::cpu, true, [] { return runtime().world(kTestTimeoutS); }});
+  all.push_back({"mpi", Device::cpu, true, [] { return mpi_runtime().world(kTestTimeoutS); }});
   // Seven elements per MPI call: the paths for more than 2^31 elements, on small buffers.
   all.push_back({"mpi_in_pieces", Device::cpu, true, [] {
                    MpiOptions options;
                    options.max_count = 7;
                    return make_mpi_communicator(options);
                  }});
+  all.push_back({"mpi_checked", Device::cpu, true, [] { return mpi_runtime().world(kTestTimeoutS, true); }});
   if (world_size == 1) all.push_back({"self", Device::cpu, true, [] { return make_self_communicator(); }});
   return all;
 }

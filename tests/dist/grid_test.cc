@@ -13,14 +13,12 @@
 namespace restkv {
 namespace {
 
-using testing_support::runtime;
+using restkv::testing::mpi_runtime;
 
-std::unique_ptr<Communicator> world() {
-  return runtime().world(testing_support::kTestTimeoutS);
-}
+std::unique_ptr<Communicator> world() { return mpi_runtime().world(testing_support::kTestTimeoutS); }
 
 TEST(ProcessGrid, EveryLayoutOfThisWorld) {
-  const int n = runtime().size();
+  const int n = mpi_runtime().size();
   for (int sequence = 1; sequence <= n; ++sequence) {
     if (n % sequence != 0) continue;
     ProcessGrid grid(world(), sequence, n / sequence);
@@ -28,7 +26,7 @@ TEST(ProcessGrid, EveryLayoutOfThisWorld) {
     EXPECT_EQ(grid.tensor_size(), n / sequence);
     EXPECT_EQ(grid.rank(), grid.sequence_rank() * grid.tensor_size() + grid.tensor_rank());
     EXPECT_EQ(grid.size(), n);
-    EXPECT_EQ(grid.is_root(), runtime().rank() == 0);
+    EXPECT_EQ(grid.is_root(), mpi_runtime().rank() == 0);
     EXPECT_EQ(grid.sequence().name(), "sequence");
     EXPECT_EQ(grid.tensor().name(), "tensor");
 
@@ -54,7 +52,7 @@ std::string grid_error(int sequence, int tensor) {
 }
 
 TEST(ProcessGrid, SizesThatDoNotFitSayWhatWould) {
-  const int n = runtime().size();
+  const int n = mpi_runtime().size();
   std::string text = grid_error(n + 1, 2);
   EXPECT_NE(text.find(fmt::format("sequence {} x tensor 2 needs {} ranks", n + 1, 2 * n + 2)), std::string::npos)
       << text;
@@ -68,10 +66,10 @@ TEST(ProcessGrid, SizesThatDoNotFitSayWhatWould) {
 
 TEST(MpiRuntime, KnowsItsPlace) {
   auto group = world();
-  EXPECT_EQ(runtime().rank(), group->rank());
-  EXPECT_EQ(runtime().size(), group->size());
-  EXPECT_EQ(runtime().local_size(), runtime().size()) << "these tests run on one host";
-  EXPECT_EQ(runtime().local_rank(), runtime().rank());
+  EXPECT_EQ(mpi_runtime().rank(), group->rank());
+  EXPECT_EQ(mpi_runtime().size(), group->size());
+  EXPECT_EQ(mpi_runtime().local_size(), mpi_runtime().size()) << "these tests run on one host";
+  EXPECT_EQ(mpi_runtime().local_rank(), mpi_runtime().rank());
 }
 
 TEST(MpiRuntime, StartsThatMpiDoesNotSeeAreRefused) {

@@ -60,7 +60,7 @@ TEST(SequencePartition, BlockSizeDependsOnTheLengthAlone) {
 void check_partition(const SequencePartition& p) {
   const int64_t L = p.length();
   const int chunks = 2 * p.ranks();
-  SCOPED_TRACE(testing::Message() << "L " << L << " ranks " << p.ranks() << " block " << p.block_size());
+  SCOPED_TRACE(::testing::Message() << "L " << L << " ranks " << p.ranks() << " block " << p.block_size());
 
   int64_t next = 0, smallest = p.blocks(), largest = 0;
   for (int c = 0; c < chunks; ++c) {
@@ -170,8 +170,9 @@ void check_heads(HeadRange outer, int64_t group, int parts) {
       }
     for (int64_t g = heads.kv.begin; g < heads.kv.end; ++g)
       ASSERT_FALSE(intersect(heads.q, {g * group, (g + 1) * group}).empty()) << "KV head that no query head needs";
-    if (outer.kv.size() % parts == 0 && outer.q.size() == outer.kv.size() * group) {
-      ASSERT_EQ(heads.kv.size(), outer.kv.size() / parts);
+    if (parts <= outer.kv.size() && outer.q.size() == outer.kv.size() * group) {
+      ASSERT_GE(heads.kv.size(), outer.kv.size() / parts);
+      ASSERT_LE(heads.kv.size(), (outer.kv.size() + parts - 1) / parts);
       ASSERT_EQ(heads.q, Range({heads.kv.begin * group, heads.kv.end * group})) << "whole groups";
     }
   }
@@ -194,9 +195,11 @@ TEST(SplitHeads, KnownShapes) {
   HeadRange llama = split_heads(32, 8, 4, 1);
   EXPECT_EQ(llama.q, Range({8, 16}));
   EXPECT_EQ(llama.kv, Range({2, 4}));
-  HeadRange smol = split_heads(9, 3, 2, 1);  // 3 KV heads on 2 parts: the middle one lies on both
-  EXPECT_EQ(smol.q, Range({5, 9}));
-  EXPECT_EQ(smol.kv, Range({1, 3}));
+  HeadRange smol = split_heads(9, 3, 2, 1);  // 3 KV heads on 2 parts: 2 and 1, none on both
+  EXPECT_EQ(smol.q, Range({6, 9}));
+  EXPECT_EQ(smol.kv, Range({2, 3}));
+  EXPECT_EQ(split_heads(8, 2, 4, 1).kv, Range({0, 1}));  // more parts than KV heads: each on two of them
+  EXPECT_EQ(split_heads(8, 2, 4, 1).q, Range({2, 4}));
   EXPECT_TRUE(split_heads(2, 1, 4, 3).kv.empty());
   EXPECT_THROW(split_heads(9, 2, 1, 0), RuntimeFailure);
 }

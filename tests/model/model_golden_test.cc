@@ -63,8 +63,9 @@ void compare_prompt(Transformer& model, const testing::GoldenFile& golden, int n
   };
   Sequence sequence = model.prefill(ids, options);
   ASSERT_EQ(row, rows.size());
-  if (golden.has("greedy" + suffix))
+  if (golden.has("greedy" + suffix)) {
     EXPECT_EQ(testing::continue_greedily(model, sequence, 16), golden.at("greedy" + suffix).i32);
+  }
 }
 
 TEST(ModelGolden, LogitsAndGreedyContinuation) {

@@ -1,0 +1,23 @@
+// E4, middle part: the adaptive pooling window of a head, from how far its attention drifts over the window rows
+// (ReST-KV, Eqs. 9 and 10).
+#pragma once
+
+#include <cstdint>
+
+#include "kvcache/scores/pooling.h"
+
+namespace restkv {
+
+struct AdaptiveWindow {
+  int64_t kernel = 1;
+  int64_t shift = 0;
+  PoolWindow window() const { return {-(kernel / 2 - shift), kernel / 2 + shift}; }
+};
+
+/// top_sums[w], w < W: the sum of the positions of T_w, the `top` positions with the largest attention of row w.
+/// drift t = (mean position over the first W/2 rows) - (mean over the last W/2 rows), in positions;
+/// kernel = max(kernel_size, 2 * floor(|t| / beta) + 1); shift = floor(t / beta) for t > 0, else floor(t / beta) + 1
+/// (so t = 0 gives 1, as the published rule has it). Preconditions: W >= 2, top >= 1, beta > 0.
+AdaptiveWindow adaptive_window(const int64_t* top_sums, int64_t W, int64_t top, int64_t kernel_size, double beta);
+
+}  // namespace restkv

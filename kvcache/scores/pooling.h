@@ -1,0 +1,33 @@
+// E4, last part: smoothing of the scores along the positions.
+#pragma once
+
+#include "dist/base/context.h"
+#include "kvcache/local_shard.h"
+
+namespace restkv {
+
+enum class PoolEdge {
+  replicate,  ///< positions outside [0, P) have the score of the nearest end
+  zero,       ///< they count as 0 (average pooling with padding)
+  lowest,     ///< they count as -inf (max pooling)
+};
+
+/// The window of one head: positions i + first .. i + last, both included (last >= first).
+struct PoolWindow {
+  int64_t first = 0;
+  int64_t last = 0;
+  int64_t width() const { return last - first + 1; }
+};
+
+/// pooled[h, i] for the local past positions = mean (replicate, zero: always divided by the full width) or maximum
+/// (lowest) of scores over the head's window. Sums run from the first to the last position of the window.
+///   scores [rows, P] global positions, window [rows], pooled [rows, shard.stride] local positions (f32)
+void pool_scores(Context& ctx, const LocalShard& shard, const float* scores, int64_t rows, PoolEdge edge,
+                 const std::vector<PoolWindow>& window, float* pooled);
+
+namespace cpu {  // pooling_cpu.cc
+void pool_scores(Context& ctx, const LocalShard& shard, const float* scores, int64_t rows, PoolEdge edge,
+                 const std::vector<PoolWindow>& window, float* pooled);
+}
+
+}  // namespace restkv

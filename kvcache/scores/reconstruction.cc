@@ -1,0 +1,20 @@
+#include "kvcache/scores/reconstruction.h"
+
+#include "kvcache/device_dispatch.h"
+
+namespace restkv {
+
+void reconstruction_after(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* a,
+                          const float* o, const float* v, const float* r, double tau, float* s) {
+  need_cpu(ctx, "reconstruction_after");
+  cpu::reconstruction_after(ctx, heads, shard, a, o, v, r, tau, s);
+}
+
+void reconstruction_before(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* logits,
+                           const float* softmax, const float* o, const float* v, const float* r,
+                           const BeforeOptions& options, float* s) {
+  need_cpu(ctx, "reconstruction_before");
+  cpu::reconstruction_before(ctx, heads, shard, logits, softmax, o, v, r, options, s);
+}
+
+}  // namespace restkv

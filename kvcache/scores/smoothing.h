@@ -1,0 +1,11 @@
+// E4: smoothing of the scores of a layer along the positions, as CacheConfig::pooling asks for it.
+#pragma once
+
+#include "kvcache/policies/policy.h"
+
+namespace restkv {
+
+/// scores [Hq_lc, stride] -> smoothed scores of the same shape; kernel and shift with Pooling::adaptive. Collective.
+PolicyScores smooth_scores(LayerStatistics& layer, Tensor scores);
+
+}  // namespace restkv

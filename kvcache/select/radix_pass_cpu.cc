@@ -1,0 +1,114 @@
+#include <algorithm>
+
+#include "kvcache/select/radix_pass.h"
+
+namespace restkv::cpu {
+namespace {
+
+constexpr int64_t kChunk = 256;
+
+// Calls body(keys, count, local, global) for runs of at most kChunk values of a row. Keys are made apart from their
+// use, because making them vectorises and counting them does not.
+template <class F>
+void for_key_chunks(const SelectRows& input, int64_t row, F&& body) {
+  uint32_t keys[kChunk];
+  for (const Segment& segment : *input.segments) {
+    const float* values = input.values + row * input.stride + segment.local;
+    for (int64_t first = 0; first < segment.count; first += kChunk) {
+      const int64_t count = std::min(kChunk, segment.count - first);
+      for (int64_t i = 0; i < count; ++i) keys[i] = order_key(values[first + i]);
+      body(keys, count, segment.local + first, segment.global + first);
+    }
+  }
+}
+
+}  // namespace
+
+void count_keys(Context& ctx, const SelectRows& input, const RadixRow* state, Digit digit, int32_t* histogram) {
+  const int64_t bins = digit.bins();
+  const uint32_t mask = static_cast<uint32_t>(bins - 1);
+  const int above = digit.shift + digit.bits;
+  ctx.parallel_for(input.rows, [&](int64_t row) {
+    int32_t* count = histogram + row * bins;
+    std::fill_n(count, bins, 0);
+    const uint32_t prefix = state[row].prefix;
+    for_key_chunks(input, row, [&](const uint32_t* keys, int64_t n, int64_t, int64_t) {
+      if (above == 32) {
+        for (int64_t i = 0; i < n; ++i) ++count[keys[i] >> digit.shift];
+      } else {
+        for (int64_t i = 0; i < n; ++i)
+          if (keys[i] >> above == prefix) ++count[(keys[i] >> digit.shift) & mask];
+      }
+    });
+  });
+}
+
+void count_tie_positions(Context& ctx, const SelectRows& input, const std::vector<int64_t>& row_id,
+                         const std::vector<uint32_t>& wanted_key, const RadixRow* state, Digit digit,
+                         int32_t* histogram) {
+  const int64_t bins = digit.bins();
+  ctx.parallel_for(static_cast<int64_t>(row_id.size()), [&](int64_t j) {
+    int32_t* count = histogram + j * bins;
+    std::fill_n(count, bins, 0);
+    const uint64_t prefix = state[j].prefix;
+    for_key_chunks(input, row_id[j], [&](const uint32_t* keys, int64_t n, int64_t, int64_t global) {
+      for (int64_t i = 0; i < n; ++i) {
+        const uint64_t position = static_cast<uint64_t>(global + i);
+        if (keys[i] == wanted_key[j] && position >> (digit.shift + digit.bits) == prefix)
+          ++count[(position >> digit.shift) & static_cast<uint64_t>(bins - 1)];
+      }
+    });
+  });
+}
+
+void choose_bins(Context& ctx, const int32_t* histogram, int64_t rows, Digit digit, bool from_top, RadixRow* state) {
+  const int64_t bins = digit.bins();
+  ctx.parallel_for(rows, [&](int64_t row) {
+    const int32_t* count = histogram + row * bins;
+    RadixRow& s = state[row];
+    uint32_t passed = 0;
+    int64_t bin = 0;
+    // With nothing wanted the first bin is chosen: the cut then lies beyond every value.
+    for (int64_t i = 0; i < bins; ++i) {
+      bin = from_top ? bins - 1 - i : i;
+      if (passed + static_cast<uint32_t>(count[bin]) >= s.wanted) break;
+      passed += static_cast<uint32_t>(count[bin]);
+    }
+    s.prefix = s.prefix << digit.bits | static_cast<uint32_t>(bin);
+    s.wanted -= passed;
+    s.sharing = static_cast<uint32_t>(count[bin]);
+  });
+}
+
+void top_set_sums(Context& ctx, const SelectRows& input, const SelectCut* cuts, int64_t* sums) {
+  ctx.parallel_for(input.rows, [&](int64_t row) {
+    const SelectCut cut = cuts[row];
+    int64_t sum = 0;
+    for_key_chunks(input, row, [&](const uint32_t* keys, int64_t n, int64_t, int64_t global) {
+      // Offsets fit 32 bits inside a chunk; ties below tie_end are a prefix of the chunk.
+      const int64_t ties = std::clamp<int64_t>(static_cast<int64_t>(cut.tie_end) - global, 0, n);
+      uint32_t taken = 0, offsets = 0;
+      for (int64_t i = 0; i < n; ++i) {
+        const bool in = keys[i] > cut.key || (keys[i] == cut.key && i < ties);
+        taken += in ? 1u : 0u;
+        offsets += in ? static_cast<uint32_t>(i) : 0u;
+      }
+      sum += static_cast<int64_t>(taken) * global + offsets;
+    });
+    sums[row] = sum;
+  });
+}
+
+std::vector<std::vector<int32_t>> top_set_rows(Context& ctx, const SelectRows& input, const SelectCut* cuts) {
+  std::vector<std::vector<int32_t>> rows(static_cast<size_t>(input.rows));
+  ctx.parallel_for(input.rows, [&](int64_t row) {
+    const SelectCut cut = cuts[row];
+    for_key_chunks(input, row, [&](const uint32_t* keys, int64_t n, int64_t local, int64_t global) {
+      for (int64_t i = 0; i < n; ++i)
+        if (cut.takes(keys[i], global + i)) rows[row].push_back(static_cast<int32_t>(local + i));
+    });
+  });
+  return rows;
+}
+
+}  // namespace restkv::cpu

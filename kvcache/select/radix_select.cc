@@ -1,0 +1,83 @@
+#include "kvcache/select/radix_select.h"
+
+#include <limits>
+
+#include "kvcache/device_dispatch.h"
+#include "kvcache/select/radix_pass.h"
+
+namespace restkv {
+namespace {
+
+constexpr Digit kKeyDigits[3] = {{21, 11}, {10, 11}, {0, 10}};
+constexpr int kPositionBits = 11;
+
+void combine(Communicator& group, Tensor& histogram) {
+  if (group.size() > 1) group.all_reduce(histogram.span<int32_t>());
+}
+
+// The cut of each tied row: the position after its last tie that is taken.
+void resolve_ties(Context& ctx, Communicator& group, const SelectRows& input, const std::vector<int64_t>& tied,
+                  const RadixRow* keys, SelectCut* cuts) {
+  const int64_t rows = static_cast<int64_t>(tied.size());
+  std::vector<uint32_t> key;
+  std::vector<RadixRow> state;
+  for (int64_t row : tied) {
+    key.push_back(keys[row].prefix);
+    state.push_back({0, keys[row].wanted, keys[row].sharing});
+  }
+  const int digits = (std::bit_width(static_cast<uint64_t>(input.total - 1)) + kPositionBits - 1) / kPositionBits;
+  Tensor histogram = ctx.empty(DType::i32, {rows, int64_t{1} << kPositionBits});
+  for (int i = digits - 1; i >= 0; --i) {
+    const Digit digit{i * kPositionBits, kPositionBits};
+    cpu::count_tie_positions(ctx, input, tied, key, state.data(), digit, histogram.data<int32_t>());
+    combine(group, histogram);
+    cpu::choose_bins(ctx, histogram.data<int32_t>(), rows, digit, /*from_top=*/false, state.data());
+  }
+  for (int64_t j = 0; j < rows; ++j) cuts[tied[j]].tie_end = state[j].prefix + 1;
+}
+
+}  // namespace
+
+SelectResult select_top(Context& ctx, Communicator& group, const SelectRows& input, const std::vector<int64_t>& k) {
+  need_cpu(ctx, "select_top");
+  RESTKV_CHECK(static_cast<int64_t>(k.size()) == input.rows, "{} counts for {} rows", k.size(), input.rows);
+  RESTKV_CHECK(input.total < std::numeric_limits<int32_t>::max(), "{} values in a row", input.total);
+  SelectResult result;
+  result.cuts = ctx.empty(DType::u32, {input.rows, 2});
+  if (input.rows == 0) return result;
+  std::vector<RadixRow> state(static_cast<size_t>(input.rows));
+  for (int64_t row = 0; row < input.rows; ++row) {
+    RESTKV_CHECK(k[row] >= 0 && k[row] <= input.total, "row {} wants {} of {}", row, k[row], input.total);
+    state[row].wanted = static_cast<uint32_t>(k[row]);
+  }
+  Tensor histogram = ctx.empty(DType::i32, {input.rows, kKeyBins[0]});
+  for (const Digit& digit : kKeyDigits) {
+    Tensor bins = histogram.reshape({input.rows * kKeyBins[0]}).rows(0, input.rows * digit.bins());
+    cpu::count_keys(ctx, input, state.data(), digit, bins.data<int32_t>());
+    combine(group, bins);
+    cpu::choose_bins(ctx, bins.data<int32_t>(), input.rows, digit, /*from_top=*/true, state.data());
+  }
+  // Counts are the same on every rank, and so is the decision whether more passes are needed.
+  SelectCut* cuts = static_cast<SelectCut*>(result.cuts.raw());
+  std::vector<int64_t> tied;
+  for (int64_t row = 0; row < input.rows; ++row) {
+    cuts[row] = {state[row].prefix, std::numeric_limits<uint32_t>::max()};
+    if (state[row].wanted == 0) cuts[row].tie_end = 0;
+    if (state[row].wanted > 0 && state[row].wanted < state[row].sharing) tied.push_back(row);
+  }
+  result.tied_rows = static_cast<int64_t>(tied.size());
+  if (!tied.empty()) resolve_ties(ctx, group, input, tied, state.data(), cuts);
+  return result;
+}
+
+void top_set_sums(Context& ctx, const SelectRows& input, const SelectCut* cuts, int64_t* sums) {
+  need_cpu(ctx, "top_set_sums");
+  cpu::top_set_sums(ctx, input, cuts, sums);
+}
+
+std::vector<std::vector<int32_t>> top_set_rows(Context& ctx, const SelectRows& input, const SelectCut* cuts) {
+  need_cpu(ctx, "top_set_rows");
+  return cpu::top_set_rows(ctx, input, cuts);
+}
+
+}  // namespace restkv

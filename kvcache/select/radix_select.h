@@ -1,0 +1,61 @@
+// Exact distributed top-k: per row the k largest values over all sequence ranks, ties at the cut to the lowest global
+// positions. Values never travel, only integer histograms of their digits: the result has the same bits on every
+// layout. Used by E4 (one row per window query) and E5 (one row per cache head).
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <vector>
+
+#include "dist/base/context.h"
+#include "dist/comm/communicator.h"
+#include "kvcache/local_shard.h"
+
+namespace restkv {
+
+/// The value's place in the order of floats: larger float, larger key. -0 and +0 are equal; NaN sorts below all.
+inline uint32_t order_key(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value + 0.0f);  // -0 + 0 = +0
+  const uint32_t flip = static_cast<uint32_t>(static_cast<int32_t>(bits) >> 31) | 0x80000000u;
+  return value != value ? 0u : bits ^ flip;
+}
+
+/// Rows of values, distributed over the positions.
+struct SelectRows {
+  const float* values = nullptr;  ///< [rows, stride], this rank's positions in local order
+  int64_t rows = 0;
+  int64_t stride = 0;
+  /// The positions that take part: over all ranks of the group they are [0, total), each once.
+  const std::vector<Segment>* segments = nullptr;
+  int64_t total = 0;  ///< below 2^31
+};
+
+/// What is in a row's top set: a value with a key above `key`, or equal to it at a global position below `tie_end`.
+struct SelectCut {
+  uint32_t key = 0;
+  uint32_t tie_end = 0;
+  bool takes(uint32_t value_key, int64_t position) const {
+    return value_key > key || (value_key == key && position < static_cast<int64_t>(tie_end));
+  }
+};
+
+struct SelectResult {
+  Tensor cuts;            ///< u32 [rows, 2]: a SelectCut per row, on the context's device
+  int64_t tied_rows = 0;  ///< rows with more ties at the cut than they needed: these took more exchanges
+  const SelectCut* cut() const { return static_cast<const SelectCut*>(cuts.raw()); }
+};
+
+/// Bins of the three key passes: digits of 11, 11 and 10 bits.
+inline constexpr int64_t kKeyBins[3] = {2048, 2048, 1024};
+
+/// k [rows]: values per row, 0 <= k <= total. Collective over `group`: three all-reduces of i32 [rows, bins], and for
+/// tied rows one of [tied rows, 2048] per 11 bits of total - 1.
+SelectResult select_top(Context& ctx, Communicator& group, const SelectRows& input, const std::vector<int64_t>& k);
+
+/// sums [rows] (i64): the sum of the global positions in the row's top set that this rank owns.
+void top_set_sums(Context& ctx, const SelectRows& input, const SelectCut* cuts, int64_t* sums);
+
+/// Local indices of the row's top set on this rank, ascending. On the host.
+std::vector<std::vector<int32_t>> top_set_rows(Context& ctx, const SelectRows& input, const SelectCut* cuts);
+
+}  // namespace restkv

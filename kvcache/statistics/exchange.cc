@@ -1,0 +1,71 @@
+#include "kvcache/statistics/exchange.h"
+
+#include <algorithm>
+
+#include "kvcache/device_dispatch.h"
+
+namespace restkv {
+
+std::vector<int64_t> block_slots(const SequencePartition& partition) {
+  std::vector<int64_t> slot(static_cast<size_t>(partition.blocks()));
+  int64_t next = 0;
+  for (int rank = 0; rank < partition.ranks(); ++rank)
+    for (int64_t b : partition.blocks_of(rank)) slot[b] = next++;
+  return slot;
+}
+
+Tensor gather_blocks(Context& ctx, Communicator& sequence, const SequencePartition& partition, const Tensor& local,
+                     int64_t elements) {
+  if (sequence.size() == 1) return local;
+  std::vector<int64_t> counts, displacements;
+  int64_t next = 0;
+  for (int rank = 0; rank < partition.ranks(); ++rank) {
+    counts.push_back(static_cast<int64_t>(partition.blocks_of(rank).size()) * elements);
+    displacements.push_back(next);
+    next += counts.back();
+  }
+  Tensor all = ctx.empty(DType::f32, {partition.blocks(), elements});
+  sequence.all_gather_v(local.raw(), all.raw(), counts, displacements, DType::f32);
+  return all;
+}
+
+Tensor gather_past(Context& ctx, Communicator& sequence, const SequencePartition& partition, const LocalShard& shard,
+                   const float* local, int64_t rows) {
+  need_cpu(ctx, "gather_past");
+  const int64_t P = shard.P;
+  Tensor all = ctx.empty(DType::f32, {rows, P});
+  float* out = all.data<float>();
+  if (sequence.size() == 1) {
+    ctx.parallel_for(rows, [&](int64_t row) { std::copy_n(local + row * shard.stride, P, out + row * P); });
+    return all;
+  }
+  const int64_t mine = shard.past_count();
+  Tensor packed = ctx.empty(DType::f32, {rows, mine});
+  ctx.parallel_for(rows, [&](int64_t row) {
+    float* to = packed.data<float>() + row * mine;
+    for (const Segment& s : shard.past) to = std::copy_n(local + row * shard.stride + s.local, s.count, to);
+  });
+  std::vector<int64_t> counts, displacements;
+  int64_t next = 0;
+  for (int rank = 0; rank < partition.ranks(); ++rank) {
+    counts.push_back(rows * past_count_of(partition, rank, P));
+    displacements.push_back(next);
+    next += counts.back();
+  }
+  Tensor received = ctx.empty(DType::f32, {rows * P});
+  sequence.all_gather_v(packed.raw(), received.raw(), counts, displacements, DType::f32);
+  for (int rank = 0; rank < partition.ranks(); ++rank) {
+    const LocalShard other = make_local_shard(partition, rank, shard.W);
+    const int64_t width = other.past_count();
+    ctx.parallel_for(rows, [&](int64_t row) {
+      const float* from = received.data<float>() + displacements[rank] + row * width;
+      for (const Segment& s : other.past) {
+        std::copy_n(from, s.count, out + row * P + s.global);
+        from += s.count;
+      }
+    });
+  }
+  return all;
+}
+
+}  // namespace restkv

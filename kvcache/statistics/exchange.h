@@ -1,0 +1,27 @@
+// The exchanges of one layer's eviction inside the sequence group that are not histograms: partials per block of the
+// grid, and local scores.
+#pragma once
+
+#include <vector>
+
+#include "dist/base/context.h"
+#include "dist/comm/communicator.h"
+#include "dist/comm/partition.h"
+#include "kvcache/local_shard.h"
+
+namespace restkv {
+
+/// slot[b]: where block b lies when the owned blocks of all ranks stand one after another in rank order. Folding over
+/// slot[0], slot[1], ... is folding in block order.
+std::vector<int64_t> block_slots(const SequencePartition& partition);
+
+/// All blocks' partials [blocks, elements] in slot order, from local [owned blocks, elements]. With one rank this is
+/// the input itself. One all_gather_v (f32).
+Tensor gather_blocks(Context& ctx, Communicator& sequence, const SequencePartition& partition, const Tensor& local,
+                     int64_t elements);
+
+/// Scores of all past positions [rows, P] from local [rows, stride]. One all_gather_v (f32) of the past positions.
+Tensor gather_past(Context& ctx, Communicator& sequence, const SequencePartition& partition, const LocalShard& shard,
+                   const float* local, int64_t rows);
+
+}  // namespace restkv

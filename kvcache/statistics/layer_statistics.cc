@@ -1,0 +1,85 @@
+#include "kvcache/statistics/layer_statistics.h"
+
+#include "dist/base/error.h"
+#include "kvcache/select/radix_select.h"
+#include "kvcache/statistics/exchange.h"
+#include "kvcache/statistics/window_logits.h"
+#include "kvcache/statistics/window_output.h"
+
+namespace restkv {
+
+LayerStatistics::LayerStatistics(Context& ctx, Communicator& sequence, const HeadLayout& heads,
+                                 const CacheConfig& config, const LayerKv& layer, int64_t past_budget)
+    : ctx_(ctx),
+      sequence_(sequence),
+      heads_(heads),
+      config_(config),
+      layer_(layer),
+      shard_(make_local_shard(*layer.partition, sequence.rank(), config.window)),
+      slot_(block_slots(*layer.partition)),
+      past_budget_(past_budget) {}
+
+void LayerStatistics::compute_logits() {
+  if (softmax_.numel() > 0 || rows() == 0) return;
+  const int64_t blocks = static_cast<int64_t>(shard_.blocks.size());
+  logits_ = ctx_.empty(DType::f32, {rows(), shard_.stride});
+  Tensor partials = ctx_.empty(DType::f32, {blocks, rows() * 2});
+  window_logits(ctx_, heads_, shard_, layer_.q_window, layer_.k, logits_.data<float>(), partials.data<float>());
+  Tensor all = gather_blocks(ctx_, sequence_, *layer_.partition, partials, rows() * 2);
+  softmax_ = ctx_.empty(DType::f32, {rows(), 2});
+  fold_softmax(ctx_, all.data<float>(), slot_, rows(), softmax_.data<float>());
+}
+
+const float* LayerStatistics::logits() {
+  compute_logits();
+  return logits_.data<float>();
+}
+
+const float* LayerStatistics::softmax() {
+  compute_logits();
+  return softmax_.data<float>();
+}
+
+Tensor LayerStatistics::attention(RowReduction reduction, double alpha) {
+  Tensor a = new_rows(heads_.Hq_lc());
+  window_attention(ctx_, heads_, shard_, logits(), softmax(), reduction, alpha, a.data<float>());
+  return a;
+}
+
+Tensor LayerStatistics::past_outputs(const Tensor& a) {
+  const int64_t elements = heads_.Hq_lc() * heads_.d;
+  Tensor partials = ctx_.empty(DType::f32, {static_cast<int64_t>(shard_.blocks.size()), elements});
+  past_output_partials(ctx_, heads_, shard_, a.data<float>(), layer_.v, partials.data<float>());
+  Tensor all = gather_blocks(ctx_, sequence_, *layer_.partition, partials, elements);
+  Tensor o = ctx_.empty(DType::f32, {heads_.Hq_lc(), heads_.d});
+  fold_outputs(ctx_, all.data<float>(), slot_, heads_.Hq_lc(), heads_.d, o.data<float>());
+  return o;
+}
+
+const Tensor& LayerStatistics::window_outputs() {
+  if (window_outputs_.numel() > 0 || rows() == 0) return window_outputs_;
+  const int64_t elements = rows() * heads_.d;
+  Tensor partials = ctx_.empty(DType::f32, {static_cast<int64_t>(shard_.blocks.size()), elements});
+  window_output_partials(ctx_, heads_, shard_, logits(), softmax(), layer_.v, partials.data<float>());
+  Tensor all = gather_blocks(ctx_, sequence_, *layer_.partition, partials, elements);
+  window_outputs_ = ctx_.empty(DType::f32, {rows(), heads_.d});
+  fold_outputs(ctx_, all.data<float>(), slot_, rows(), heads_.d, window_outputs_.data<float>());
+  return window_outputs_;
+}
+
+std::vector<int64_t> LayerStatistics::top_position_sums() {
+  SelectRows input{logits(), rows(), shard_.stride, &shard_.all, shard_.L};
+  SelectResult top =
+      select_top(ctx_, sequence_, input, std::vector<int64_t>(static_cast<size_t>(rows()), past_budget_));
+  tied_rows_ += top.tied_rows;
+  std::vector<int64_t> sums(static_cast<size_t>(rows()));
+  top_set_sums(ctx_, input, top.cut(), sums.data());
+  if (sequence_.size() > 1) sequence_.all_reduce(std::span<int64_t>(sums));
+  return sums;
+}
+
+Tensor LayerStatistics::gather_past(const Tensor& scores) {
+  return restkv::gather_past(ctx_, sequence_, *layer_.partition, shard_, scores.data<float>(), scores.size(0));
+}
+
+}  // namespace restkv

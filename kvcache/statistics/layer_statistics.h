@@ -1,0 +1,67 @@
+// What a policy may know of one layer: window logits, attention, outputs, scores gathered over the ranks. Each is
+// computed when first asked for, so a policy pays only for what it uses. The calls marked collective exchange data
+// inside the sequence group: a policy makes them on every rank or on none.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "dist/base/context.h"
+#include "dist/comm/communicator.h"
+#include "kvcache/config.h"
+#include "kvcache/evict.h"
+#include "kvcache/local_shard.h"
+#include "kvcache/statistics/window_attention.h"
+
+namespace restkv {
+
+class LayerStatistics {
+ public:
+  /// References and the layer's pointers outlive the object. past_budget: B - W.
+  LayerStatistics(Context& ctx, Communicator& sequence, const HeadLayout& heads, const CacheConfig& config,
+                  const LayerKv& layer, int64_t past_budget);
+
+  Context& ctx() const { return ctx_; }
+  const HeadLayout& heads() const { return heads_; }
+  const CacheConfig& config() const { return config_; }
+  const LayerKv& layer() const { return layer_; }
+  const LocalShard& shard() const { return shard_; }
+  int64_t past_budget() const { return past_budget_; }
+  /// Uninitialised scores [rows, shard().stride] (f32).
+  Tensor new_rows(int64_t rows) const { return ctx_.empty(DType::f32, {rows, shard_.stride}); }
+
+  /// [Hq_lc * W, stride] (f32), see window_logits.h. Collective at the first call.
+  const float* logits();
+  /// [Hq_lc * W, 2] (f32): maximum and 1 / sum of every row over all positions. Collective at the first call.
+  const float* softmax();
+  /// [Hq_lc, stride]: attention reduced over the window rows. Computed anew at each call; collective at the first.
+  Tensor attention(RowReduction reduction, double alpha = 1.0);
+  /// [Hq_lc, d]: sum over the past of a[h, i] * v_i. Collective.
+  Tensor past_outputs(const Tensor& a);
+  /// [Hq_lc * W, d]: attention output of every window row over all positions. Collective at the first call.
+  const Tensor& window_outputs();
+  /// [Hq_lc * W]: the sum of the positions of the past_budget() largest logits of every row, over all positions.
+  /// Collective.
+  std::vector<int64_t> top_position_sums();
+  /// Rows of top_position_sums() whose cut fell into a tie, summed over the calls.
+  int64_t tied_rows() const { return tied_rows_; }
+  /// [rows, P]: scores [rows, stride] of all ranks by global position. Collective.
+  Tensor gather_past(const Tensor& scores);
+
+ private:
+  void compute_logits();
+  int64_t rows() const { return heads_.Hq_lc() * shard_.W; }
+
+  Context& ctx_;
+  Communicator& sequence_;
+  const HeadLayout& heads_;
+  const CacheConfig& config_;
+  const LayerKv& layer_;
+  LocalShard shard_;
+  std::vector<int64_t> slot_;
+  int64_t past_budget_;
+  int64_t tied_rows_ = 0;
+  Tensor logits_, softmax_, window_outputs_;
+};
+
+}  // namespace restkv

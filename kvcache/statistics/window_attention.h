@@ -1,0 +1,27 @@
+// E2, first part: the attention weight of every local position, reduced over the window rows.
+#pragma once
+
+#include "dist/base/context.h"
+#include "kvcache/heads.h"
+#include "kvcache/local_shard.h"
+
+namespace restkv {
+
+/// How the W rows of a head become one.
+enum class RowReduction {
+  ema,   ///< e_0 = x_0, e_w = alpha * x_w + (1 - alpha) * e_{w-1}; the value is e_{W-1} (ReST-KV, Eq. 8)
+  mean,  ///< sum over w, divided by W
+  sum,   ///< sum over w
+};
+
+/// a [Hq_lc, stride]: reduction over w of A[w, i] = softmax row of logits [Hq_lc * W, stride] and softmax [., 2]
+/// (window_logits.h). alpha is used by ema alone.
+void window_attention(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* logits,
+                      const float* softmax, RowReduction reduction, double alpha, float* a);
+
+namespace cpu {  // window_attention_cpu.cc
+void window_attention(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* logits,
+                      const float* softmax, RowReduction reduction, double alpha, float* a);
+}
+
+}  // namespace restkv

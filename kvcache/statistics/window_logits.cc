@@ -1,0 +1,20 @@
+#include "kvcache/statistics/window_logits.h"
+
+#include "kvcache/device_dispatch.h"
+
+namespace restkv {
+
+void window_logits(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* q_window,
+                   const float* k, float* logits, float* partials) {
+  need_cpu(ctx, "window_logits");
+  RESTKV_CHECK(heads.Hq_lc() == 0 || q_window != nullptr, "the window queries are missing");
+  RESTKV_CHECK(shard.L_lc == 0 || heads.Hkv_lc() == 0 || k != nullptr, "the keys are missing");
+  cpu::window_logits(ctx, heads, shard, q_window, k, logits, partials);
+}
+
+void fold_softmax(Context& ctx, const float* gathered, const std::vector<int64_t>& slot, int64_t rows, float* softmax) {
+  need_cpu(ctx, "fold_softmax");
+  cpu::fold_softmax(ctx, gathered, slot, rows, softmax);
+}
+
+}  // namespace restkv

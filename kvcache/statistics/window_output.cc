@@ -1,0 +1,25 @@
+#include "kvcache/statistics/window_output.h"
+
+#include "kvcache/device_dispatch.h"
+
+namespace restkv {
+
+void past_output_partials(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* a,
+                          const float* v, float* partials) {
+  need_cpu(ctx, "past_output_partials");
+  cpu::past_output_partials(ctx, heads, shard, a, v, partials);
+}
+
+void window_output_partials(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* logits,
+                            const float* softmax, const float* v, float* partials) {
+  need_cpu(ctx, "window_output_partials");
+  cpu::window_output_partials(ctx, heads, shard, logits, softmax, v, partials);
+}
+
+void fold_outputs(Context& ctx, const float* gathered, const std::vector<int64_t>& slot, int64_t rows, int64_t d,
+                  float* output) {
+  need_cpu(ctx, "fold_outputs");
+  cpu::fold_outputs(ctx, gathered, slot, rows, d, output);
+}
+
+}  // namespace restkv

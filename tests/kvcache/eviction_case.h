@@ -1,0 +1,98 @@
+// One layer as global arrays, and its eviction on the ranks of a layout. Tests compare each rank's own part with the
+// expected global result, so nothing has to be gathered.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "dist/comm/communicator.h"
+#include "kvcache/evict.h"
+#include "kvcache/output_factors.h"
+
+namespace restkv::testing {
+
+struct EvictionCase {
+  std::string name;
+  int64_t L = 0, Hq = 0, Hkv = 0, d = 0, layer = 0;
+  int64_t block_size = 0;   ///< 0: the partition's own
+  std::vector<float> q;     ///< [Hq, W, d]
+  std::vector<float> k, v;  ///< [Hkv, L, d]
+  std::vector<float> wo;    ///< [hidden, Hq * d]; empty without output projection
+  CacheConfig config;
+
+  int64_t P() const { return L - config.window; }
+  int64_t hidden() const { return static_cast<int64_t>(wo.size()) / (Hq * d); }
+  SequencePartition partition(int ranks) const {
+    return block_size > 0 ? SequencePartition(L, ranks, block_size) : SequencePartition(L, ranks);
+  }
+};
+
+/// The part of the result that one rank holds, with global positions.
+struct RankResult {
+  std::vector<int64_t> head;               ///< model indices of the cache heads
+  std::vector<std::vector<int64_t>> kept;  ///< [cache heads] global positions, window included
+  std::vector<std::vector<float>> scores;  ///< [cache heads][owned past positions], ascending
+  std::vector<int64_t> past;               ///< owned past positions, ascending
+  Range q_heads;
+  std::vector<int64_t> kernel, shift;  ///< [Hq_lc]
+  int64_t tied_rows = 0;
+  std::string error;  ///< of an InputError
+};
+
+inline RankResult evict_case(const EvictionCase& c, Communicator& sequence, Communicator& tensor, int threads = 1) {
+  Context ctx({Device::cpu, threads});
+  const int64_t W = c.config.window, d = c.d;
+  HeadLayout heads{c.Hq, c.Hkv, d, split_heads(c.Hq, c.Hkv, tensor.size(), tensor.rank())};
+  const int64_t Hq_lc = heads.Hq_lc(), Hkv_lc = heads.Hkv_lc();
+  SequencePartition partition = c.partition(sequence.size());
+  const int64_t L_lc = partition.local_size(sequence.rank());
+  std::vector<float> q(W * Hq_lc * d), k(L_lc * Hkv_lc * d), v(k.size());
+  for (int64_t w = 0; w < W; ++w)
+    for (int64_t h = 0; h < Hq_lc; ++h)
+      std::copy_n(&c.q[((heads.local.q.begin + h) * W + w) * d], d, &q[(w * Hq_lc + h) * d]);
+  for (int64_t i = 0; i < L_lc; ++i)
+    for (int64_t g = 0; g < Hkv_lc; ++g) {
+      int64_t from = ((heads.local.kv.begin + g) * c.L + partition.global_position(sequence.rank(), i)) * d;
+      std::copy_n(&c.k[from], d, &k[(i * Hkv_lc + g) * d]);
+      std::copy_n(&c.v[from], d, &v[(i * Hkv_lc + g) * d]);
+    }
+  Tensor r;
+  if (!c.wo.empty()) {
+    MatrixView wo(c.wo.data(), c.hidden(), c.Hq * d);
+    r = output_factors(ctx, wo.block(0, c.hidden(), heads.local.q.begin * d, Hq_lc * d), Hq_lc, d);
+  }
+  RankResult result;
+  result.q_heads = heads.local.q;
+  Evictor evictor(ctx, sequence, tensor, heads, c.config);
+  EvictTrace trace;
+  LayerKv layer{c.layer, &partition, q.data(), k.data(), v.data(), c.wo.empty() ? nullptr : r.data<float>()};
+  KeptRows kept = evictor.evict(layer, &trace);
+  result.head = kept.head;
+  result.kernel = kept.kernel;
+  result.shift = kept.shift;
+  result.tied_rows = trace.tied_rows;
+  std::vector<int64_t> past_index;
+  for (int64_t i = 0; i < L_lc; ++i)
+    if (int64_t p = partition.global_position(sequence.rank(), i); p < c.P()) {
+      past_index.push_back(i);
+      result.past.push_back(p);
+    }
+  for (size_t h = 0; h < kept.rows.size(); ++h) {
+    std::vector<int64_t> positions;
+    for (int32_t row : kept.rows[h]) positions.push_back(partition.global_position(sequence.rank(), row));
+    result.kept.push_back(positions);
+  }
+  const size_t score_rows = L_lc == 0 ? 0 : trace.scores.size() / static_cast<size_t>(L_lc);
+  for (size_t row = 0; row < score_rows; ++row) {
+    std::vector<float> scores;
+    for (int64_t i : past_index)
+      scores.push_back(trace.scores[row * static_cast<size_t>(L_lc) + static_cast<size_t>(i)]);
+    result.scores.push_back(scores);
+  }
+  return result;
+}
+
+}  // namespace restkv::testing

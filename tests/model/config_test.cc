@@ -1,0 +1,237 @@
+#include "model/config.h"
+
+#include <nlohmann/json.hpp>
+
+#include "model/ops/rope.h"
+#include "model/weights/gguf_file.h"
+#include "tests/model/weight_files.h"
+#include "tests/tolerances.h"
+
+namespace restkv::testing {
+namespace {
+
+using nlohmann::json;
+
+class ConfigTest : public ::testing::Test {
+ protected:
+  ConfigTest() {
+    base_ = {{"architectures", {"LlamaForCausalLM"}},
+             {"hidden_size", 64},
+             {"intermediate_size", 96},
+             {"num_attention_heads", 8},
+             {"num_hidden_layers", 3},
+             {"vocab_size", 100},
+             {"max_position_embeddings", 512},
+             {"rms_norm_eps", 1e-6}};
+  }
+  /// The base with some keys set; null removes nothing, it is written as null.
+  ModelConfig read(const json& changes) {
+    json all = base_;
+    all.update(changes);
+    return read_hf_config(dir_.write("config.json", all.dump()));
+  }
+  void refuse(const json& changes, std::vector<std::string> parts) {
+    parts.push_back(dir_.file("config.json"));
+    SCOPED_TRACE(changes.dump());
+    expect_input_error([&] { read(changes); }, parts);
+  }
+
+  TemporaryDirectory dir_;
+  json base_;
+};
+
+TEST(GoldenConfig, Llama2) {
+  ModelConfig c = read_hf_config(RESTKV_TEST_DATA "/models/llama2/config.json");
+  EXPECT_EQ(c.family, "llama");
+  EXPECT_EQ(c.layers, 2);
+  EXPECT_EQ(c.hidden, 128);
+  EXPECT_EQ(c.intermediate, 344);
+  EXPECT_EQ(c.Hq, 8);
+  EXPECT_EQ(c.Hkv, 8);
+  EXPECT_EQ(c.d, 16);
+  EXPECT_EQ(c.vocab, 256);
+  EXPECT_EQ(c.max_positions, 4096);
+  EXPECT_EQ(c.rms_eps, 1e-6);
+  EXPECT_FALSE(c.tied_embeddings);
+  EXPECT_EQ(c.rope.type, "default");
+  EXPECT_EQ(c.rope.theta, 10000.0);
+}
+
+TEST(GoldenConfig, Llama3) {
+  ModelConfig c = read_hf_config(RESTKV_TEST_DATA "/models/llama3/config.json");
+  EXPECT_EQ(c.Hkv, 2);
+  EXPECT_TRUE(c.tied_embeddings);
+  EXPECT_EQ(c.rope.type, "llama3");
+  EXPECT_EQ(c.rope.theta, 500000.0);
+  EXPECT_EQ(c.rope.factor, 8.0);
+  EXPECT_EQ(c.rope.low_freq_factor, 1.0);
+  EXPECT_EQ(c.rope.high_freq_factor, 4.0);
+  EXPECT_EQ(c.rope.original_max_positions, 512);
+}
+
+TEST_F(ConfigTest, OptionalKeysAndNulls) {
+  ModelConfig c = read({{"head_dim", nullptr},
+                        {"num_key_value_heads", nullptr},
+                        {"rope_scaling", nullptr},
+                        {"rope_parameters", nullptr},
+                        {"sliding_window", nullptr},
+                        {"attention_bias", nullptr},
+                        {"quantization_config", nullptr},
+                        {"tie_word_embeddings", nullptr}});
+  EXPECT_EQ(c.d, 8);
+  EXPECT_EQ(c.Hkv, 8);
+  EXPECT_EQ(c.rope.type, "default");
+  EXPECT_EQ(c.rope.theta, 10000.0);
+  EXPECT_FALSE(c.tied_embeddings);
+  EXPECT_EQ(read({{"head_dim", 32}, {"num_key_value_heads", 2}}).d, 32);
+}
+
+TEST_F(ConfigTest, BothSpellingsOfTheRotarySettings) {
+  json llama3 = {
+      {"factor", 8}, {"low_freq_factor", 1}, {"high_freq_factor", 4}, {"original_max_position_embeddings", 8192}};
+  json old_style = llama3, new_style = llama3;
+  old_style["rope_type"] = "llama3";
+  new_style["rope_type"] = "llama3";
+  new_style["rope_theta"] = 5e5;
+  for (const json& spelling :
+       {json{{"rope_theta", 5e5}, {"rope_scaling", old_style}}, json{{"rope_parameters", new_style}}}) {
+    RopeConfig rope = read(spelling).rope;
+    EXPECT_EQ(rope.type, "llama3");
+    EXPECT_EQ(rope.theta, 5e5);
+    EXPECT_EQ(rope.factor, 8.0);
+    EXPECT_EQ(rope.high_freq_factor, 4.0);
+    EXPECT_EQ(rope.original_max_positions, 8192);
+  }
+  RopeConfig linear = read({{"rope_scaling", {{"type", "linear"}, {"factor", 2.5}}}}).rope;
+  EXPECT_EQ(linear.type, "linear");
+  EXPECT_EQ(linear.factor, 2.5);
+  EXPECT_EQ(read({{"rope_parameters", {{"rope_theta", 7e4}}}}).rope.theta, 7e4);
+}
+
+TEST_F(ConfigTest, WhatIsNotSupportedIsNamedWithWhatIs) {
+  refuse({{"architectures", {"MambaForCausalLM"}}}, {"architectures", "MambaForCausalLM", "LlamaForCausalLM"});
+  refuse({{"architectures", nullptr}}, {"architectures is missing"});
+  refuse({{"architectures", "LlamaForCausalLM"}}, {"architectures", "a list of strings"});
+  refuse({{"rope_scaling", {{"rope_type", "yarn"}, {"factor", 4}}}},
+         {"rope_scaling.rope_type", "\"yarn\"", "default, linear, llama3"});
+  refuse({{"rope_scaling", {{"factor", 4}}}}, {"rope_scaling.type is missing"});
+  refuse({{"rope_scaling", {{"type", "linear"}}}}, {"rope_scaling.factor is missing"});
+  refuse({{"rope_scaling", "linear"}}, {"rope_scaling", "an object"});
+  refuse({{"partial_rotary_factor", 0.5}}, {"partial_rotary_factor", "0.5"});
+  refuse({{"hidden_act", "gelu"}}, {"hidden_act", "\"gelu\"", "silu"});
+  refuse({{"attention_bias", true}}, {"attention_bias", "found true"});
+  refuse({{"mlp_bias", true}}, {"mlp_bias"});
+  refuse({{"quantization_config", {{"quant_method", "gptq"}}}}, {"quantization_config", "gptq", "BF16"});
+}
+
+TEST_F(ConfigTest, ValuesOutOfRange) {
+  refuse({{"hidden_size", nullptr}}, {"hidden_size is missing"});
+  refuse({{"hidden_size", "64"}}, {"hidden_size", "found \"64\"", "an integer"});
+  refuse({{"hidden_size", 64.5}}, {"hidden_size", "64.5", "an integer"});
+  refuse({{"hidden_size", 0}}, {"hidden_size", "found 0"});
+  refuse({{"hidden_size", 60}}, {"head_dim", "hidden_size (60)"});
+  refuse({{"num_attention_heads", 0}}, {"num_attention_heads", "found 0"});
+  refuse({{"num_key_value_heads", 3}}, {"num_key_value_heads", "found 3", "a divisor of the 8"});
+  refuse({{"num_key_value_heads", 16}}, {"num_key_value_heads", "found 16", "1 to 8"});
+  refuse({{"head_dim", 7}}, {"head_dim", "found 7", "even"});
+  refuse({{"num_hidden_layers", -1}}, {"num_hidden_layers", "found -1"});
+  refuse({{"vocab_size", 18446744073709551615u}}, {"vocab_size", "an integer"});
+  refuse({{"max_position_embeddings", 0}}, {"max_position_embeddings", "found 0"});
+  refuse({{"rms_norm_eps", 0}}, {"rms_norm_eps", "found 0"});
+  refuse({{"rope_theta", -1}}, {"rope_theta", "found -1"});
+  refuse({{"tie_word_embeddings", 1}}, {"tie_word_embeddings", "true or false"});
+  json scaling = {{"rope_type", "llama3"},
+                  {"factor", 8},
+                  {"low_freq_factor", 4},
+                  {"high_freq_factor", 4},
+                  {"original_max_position_embeddings", 8192}};
+  refuse({{"rope_scaling", scaling}}, {"high_freq_factor", "found 4"});
+}
+
+TEST_F(ConfigTest, BrokenJson) {
+  auto refuse_text = [&](const std::string& text, const std::string& part) {
+    std::string path = dir_.write("config.json", text);
+    expect_input_error([&] { read_hf_config(path); }, {path, part});
+  };
+  refuse_text("", "not valid JSON");
+  refuse_text("{\"a\": 1", "not valid JSON");
+  refuse_text("[1]", "an object is needed");
+  refuse_text("{\"a\": 1, \"a\": 2}", "\"a\" occurs twice");
+  refuse_text(std::string(100000, '['), "nested deeper");
+  expect_input_error([&] { read_hf_config(dir_.file("none.json")); }, {"none.json", "cannot open"});
+}
+
+class GgufConfigTest : public ::testing::Test {
+ protected:
+  static GgufBytes base() {
+    GgufBytes g;
+    g.key("general.architecture", std::string("llama")).key("llama.block_count", uint32_t{2});
+    g.key("llama.context_length", uint32_t{512}).key("llama.embedding_length", uint32_t{64});
+    g.key("llama.feed_forward_length", uint32_t{96}).key("llama.attention.head_count", uint32_t{8});
+    g.key("llama.attention.layer_norm_rms_epsilon", 1e-5f);
+    g.tensor("token_embd.weight", {64, 10}, 0, 0);
+    return g;
+  }
+  ModelConfig read(const GgufBytes& g) {
+    return read_gguf_config(GgufFile(dir_.write("a.gguf", g.bytes(std::string(64 * 10 * 4, '\0') + factors))));
+  }
+  void refuse(const GgufBytes& g, std::vector<std::string> parts) {
+    parts.push_back(dir_.file("a.gguf"));
+    expect_input_error([&] { read(g); }, parts);
+  }
+
+  TemporaryDirectory dir_;
+  std::string factors = raw(std::vector<float>{1, 1, 2, 8});
+};
+
+TEST_F(GgufConfigTest, DefaultsAndScaling) {
+  ModelConfig c = read(base());
+  EXPECT_EQ(c.Hkv, 8);
+  EXPECT_EQ(c.d, 8);
+  EXPECT_EQ(c.vocab, 10);
+  EXPECT_TRUE(c.tied_embeddings);
+  EXPECT_EQ(c.rope.type, "default");
+  EXPECT_EQ(c.rope.theta, 10000.0);
+  c = read(base()
+               .key("llama.rope.scaling.type", std::string("linear"))
+               .key("llama.rope.scaling.factor", 4.0f)
+               .key("llama.rope.freq_base", 5e5f));
+  EXPECT_EQ(c.rope.type, "linear");
+  EXPECT_EQ(c.rope.factor, 4.0);
+  EXPECT_EQ(c.rope.theta, 5e5);
+  c = read(base().tensor("rope_freqs.weight", {4}, 0, 64 * 10 * 4));
+  EXPECT_EQ(c.rope.frequency_factors, (std::vector<float>{1, 1, 2, 8}));
+  EXPECT_EQ(c.rope.type, "default");
+}
+
+TEST_F(GgufConfigTest, FrequencyFactorsStandForTheScalingOfLlama3) {
+  RopeConfig named;
+  named.type = "llama3";
+  named.factor = 8.0;
+  named.original_max_positions = 512;
+  RopeConfig plain;
+  const int64_t d = 64;
+  std::vector<float> scaled = rope_frequencies(named, d), unscaled = rope_frequencies(plain, d);
+  for (size_t i = 0; i < scaled.size(); ++i) plain.frequency_factors.push_back(unscaled[i] / scaled[i]);
+  EXPECT_EQ(plain.frequency_factors.front(), 1.0f);
+  EXPECT_NEAR(plain.frequency_factors.back(), 8.0f, 1e-5f);
+  std::vector<float> found = rope_frequencies(plain, d);
+  for (size_t i = 0; i < scaled.size(); ++i) EXPECT_NEAR(found[i], scaled[i], kOpF32 * scaled[i]) << i;
+}
+
+TEST_F(GgufConfigTest, Refusals) {
+  GgufBytes other;
+  refuse(other.key("general.architecture", std::string("mamba")), {"general.architecture", "\"mamba\"", "llama"});
+  refuse(GgufBytes(), {"general.architecture is missing"});
+  refuse(base().key("llama.rope.scaling.type", std::string("yarn")), {"rope.scaling.type", "\"yarn\"", "none, linear"});
+  refuse(base().key("llama.rope.dimension_count", uint32_t{4}), {"rope.dimension_count", "found 4"});
+  refuse(base().key("llama.attention.value_length", uint32_t{4}), {"attention.value_length", "found 4"});
+  refuse(base().key("llama.expert_count", uint32_t{8}), {"llama.expert_count", "found 8"});
+  refuse(base().key("llama.attention.head_count_kv", uint32_t{3}), {"head_count_kv", "found 3"});
+  refuse(base().tensor("rope_freqs.weight", {2}, 0, 64 * 10 * 4), {"rope_freqs.weight", "[2]", "[4]"});
+  factors = raw(std::vector<float>{1, 0, 2, 8});
+  refuse(base().tensor("rope_freqs.weight", {4}, 0, 64 * 10 * 4), {"rope_freqs.weight", "found 0"});
+}
+
+}  // namespace
+}  // namespace restkv::testing
