@@ -1,16 +1,13 @@
 # restkv_folder(NAME): the static library restkv_NAME (alias restkv::NAME) of one top-level folder.
 # Sources are found by pattern, so that a new policy or op needs no build-file change.
-# With CUDA the files *_gpu.cu are compiled too, and X_gpu.cu takes the place of X_nogpu.cc (which throws the clear
-# error that this build has no GPU backend).
+# With CUDA the files *_gpu.cu take the place of the files *_nogpu.cc (which throw the clear error that this build has
+# no GPU backend).
 function(restkv_folder NAME)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
   list(FILTER sources EXCLUDE REGEX "main\\.cc$|_bench\\.cc$")
   if(RESTKV_HAS_CUDA)
     file(GLOB_RECURSE gpu_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*_gpu.cu)
-    foreach(gpu_source IN LISTS gpu_sources)
-      string(REGEX REPLACE "_gpu\\.cu$" "_nogpu.cc" replaced ${gpu_source})
-      list(REMOVE_ITEM sources ${replaced})
-    endforeach()
+    list(FILTER sources EXCLUDE REGEX "_nogpu\\.cc$")
     list(APPEND sources ${gpu_sources})
   endif()
   add_library(restkv_${NAME} STATIC ${sources})

@@ -8,4 +8,9 @@ namespace restkv {
 /// x += y, element by element; one shape and dtype (f32 on CPU ranks).
 void add(Context& ctx, const MatrixView& x, const MatrixView& y);
 
+namespace gpu {
+/// The GPU version: bf16, in stream order; rows are multiples of 8 elements.
+void add(Context& ctx, const MatrixView& x, const MatrixView& y);
+}
+
 }  // namespace restkv

@@ -5,13 +5,14 @@
 namespace restkv {
 
 void attention_prefill(Context& ctx, const PrefillAttention& args, const KvView& kv, const HeadLayout& heads) {
-  require_cpu_f32(ctx, "attention_prefill", {args.q.dtype, args.out.dtype, kv.dtype});
   if (args.q.rows == 0) return;
   RESTKV_CHECK(kv.heads == heads.Hkv_lc() && kv.d == heads.d, "keys [{} heads, d {}], layout [{} heads, d {}]",
                kv.heads, kv.d, heads.Hkv_lc(), heads.d);
   for (int64_t g = 0; g < kv.heads; ++g)
     RESTKV_CHECK(kv.lengths[g] >= args.first_position + args.q.rows, "KV head {} has {} rows, {} needed", g,
                  kv.lengths[g], args.first_position + args.q.rows);
+  if (on_gpu(ctx)) return gpu::attention_prefill(ctx, args, kv, heads);
+  require_cpu_f32(ctx, "attention_prefill", {args.q.dtype, args.out.dtype, kv.dtype});
   cpu::attention_prefill(ctx, args, kv, heads);
 }
 

@@ -8,6 +8,8 @@
 
 namespace restkv {
 
+inline bool on_gpu(const Context& ctx) { return ctx.device() == Device::gpu; }
+
 /// For ops that have only a CPU version, in f32: a clear error instead of a wrong memory access.
 inline void require_cpu_f32(const Context& ctx, const char* op, std::initializer_list<DType> dtypes) {
   RESTKV_CHECK(ctx.device() == Device::cpu, "{} has no version for {}", op, name_of(ctx.device()));

@@ -7,6 +7,10 @@
 namespace restkv {
 
 void embed(Context& ctx, const Tensor& table, Range vocab, std::span<const int32_t> tokens, const MatrixView& y) {
+  if (on_gpu(ctx)) {
+    Tensor ids = ctx.to_device(tokens.data(), DType::i32, {static_cast<int64_t>(tokens.size())});
+    return gpu::embed(ctx, table, vocab, ids.data<int32_t>(), y);
+  }
   require_cpu_f32(ctx, "embed", {y.dtype});
   int64_t H = table.size(1);
   for (size_t i = 0; i < tokens.size(); ++i) {

@@ -12,4 +12,9 @@ namespace restkv {
 /// another rank holds it (the sum over the tensor group is the embedding).
 void embed(Context& ctx, const Tensor& table, Range vocab, std::span<const int32_t> tokens, const MatrixView& y);
 
+namespace gpu {
+/// tokens [n] on the device.
+void embed(Context& ctx, const Tensor& table, Range vocab, const int32_t* tokens, const MatrixView& y);
+}
+
 }  // namespace restkv

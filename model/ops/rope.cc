@@ -40,6 +40,12 @@ std::vector<float> rope_frequencies(const RopeConfig& rope, int64_t d) {
 Tensor rope_table(Context& ctx, const std::vector<float>& frequencies, const std::vector<int64_t>& positions) {
   int64_t half = static_cast<int64_t>(frequencies.size()), n = static_cast<int64_t>(positions.size());
   Tensor table = ctx.empty(DType::f32, {n, 2, half});
+  if (on_gpu(ctx)) {
+    Tensor f = ctx.to_device(frequencies.data(), DType::f32, {half});
+    Tensor p = ctx.to_device(positions.data(), DType::i64, {n});
+    gpu::rope_table(ctx, f.data<float>(), p.data<int64_t>(), n, half, table.data<float>());
+    return table;
+  }
   float* data = table.data<float>();
   ctx.parallel_for(n, [&](int64_t r) {
     float position = static_cast<float>(positions[r]);
@@ -55,6 +61,7 @@ Tensor rope_table(Context& ctx, const std::vector<float>& frequencies, const std
 void apply_rope(Context& ctx, const MatrixView& x, int64_t d, const Tensor& table) {
   RESTKV_CHECK(table.size(0) >= x.rows && 2 * table.size(2) == d && x.cols % d == 0,
                "rope table {} for x [{}, {}], d {}", table.describe(), x.rows, x.cols, d);
+  if (on_gpu(ctx)) return gpu::apply_rope(ctx, x, d, table.data<float>());
   require_cpu_f32(ctx, "apply_rope", {x.dtype});
   cpu::apply_rope(ctx, x, d, table.data<float>());
 }

@@ -24,4 +24,12 @@ namespace cpu {
 void apply_rope(Context& ctx, const MatrixView& x, int64_t d, const float* table);
 }
 
+namespace gpu {
+/// frequencies [half], positions [n] on the device -> table [n, 2, half].
+void rope_table(Context& ctx, const float* frequencies, const int64_t* positions, int64_t n, int64_t half,
+                float* table);
+/// The GPU version: bf16, in stream order; rows are multiples of 8 elements.
+void apply_rope(Context& ctx, const MatrixView& x, int64_t d, const float* table);
+}  // namespace gpu
+
 }  // namespace restkv

@@ -12,4 +12,9 @@ namespace cpu {
 void swiglu(Context& ctx, const MatrixView& gate_up, const MatrixView& y);
 }
 
+namespace gpu {
+/// The GPU version: bf16, in stream order; rows are multiples of 8 elements.
+void swiglu(Context& ctx, const MatrixView& gate_up, const MatrixView& y);
+}
+
 }  // namespace restkv

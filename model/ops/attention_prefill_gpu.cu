@@ -1,0 +1,310 @@
+// Causal attention through cuDNN's backend API: the operation graph of scaled dot-product attention, which cuDNN fuses
+// into one Hopper kernel. The only file that knows cuDNN.
+#include <cudnn.h>
+
+#include <cstring>
+#include <vector>
+
+#include "dist/base/gpu_handles.h"
+#include "model/ops/attention_prefill.h"
+
+namespace restkv {
+namespace {
+
+[[noreturn]] void cudnn_failed(const char* call, const char* file, int line, cudnnStatus_t status) {
+  char words[512] = "";
+  cudnnGetLastErrorString(words, sizeof(words));
+  fail_runtime("{}:{}: {}: {} {}", file, line, call, cudnnGetErrorString(status), words);
+}
+
+#define RESTKV_CUDNN_CHECK(call)                                                                  \
+  do {                                                                                            \
+    if (cudnnStatus_t status_ = (call); status_ != CUDNN_STATUS_SUCCESS) [[unlikely]]             \
+      cudnn_failed(#call, __FILE__, __LINE__, status_);                                           \
+  } while (0)
+
+// An owned backend descriptor.
+class Descriptor {
+ public:
+  explicit Descriptor(cudnnBackendDescriptorType_t type) {
+    RESTKV_CUDNN_CHECK(cudnnBackendCreateDescriptor(type, &descriptor_));
+  }
+  ~Descriptor() {
+    if (descriptor_ != nullptr) cudnnBackendDestroyDescriptor(descriptor_);
+  }
+  Descriptor(Descriptor&& other) noexcept : descriptor_(other.descriptor_) { other.descriptor_ = nullptr; }
+  Descriptor& operator=(Descriptor&&) = delete;
+
+  template <class T>
+  Descriptor& set(cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, const std::vector<T>& values) {
+    RESTKV_CUDNN_CHECK(cudnnBackendSetAttribute(descriptor_, name, type, static_cast<int64_t>(values.size()),
+                                                const_cast<T*>(values.data())));
+    return *this;
+  }
+  template <class T>
+  Descriptor& set(cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, T value) {
+    RESTKV_CUDNN_CHECK(cudnnBackendSetAttribute(descriptor_, name, type, 1, &value));
+    return *this;
+  }
+  Descriptor& set(cudnnBackendAttributeName_t name, const Descriptor& other) {
+    return set(name, CUDNN_TYPE_BACKEND_DESCRIPTOR, other.descriptor_);
+  }
+  Descriptor& finalize() {
+    RESTKV_CUDNN_CHECK(cudnnBackendFinalize(descriptor_));
+    return *this;
+  }
+  cudnnBackendDescriptor_t get() const { return descriptor_; }
+
+ private:
+  cudnnBackendDescriptor_t descriptor_ = nullptr;
+};
+
+// The tensors that the caller provides, by their ids in the graph.
+enum Uid : int64_t { kQ = 1, kK, kV, kO, kScale, kMinusInfinity, kShift, kFirstVirtual = 100 };
+
+struct Shape4 {
+  int64_t dims[4];
+  int64_t strides[4];
+};
+
+// Collects tensors and operations in the order in which cuDNN's pattern matching expects them.
+class GraphBuilder {
+ public:
+  Descriptor tensor(int64_t uid, cudnnDataType_t type, const Shape4& shape, bool by_value = false) {
+    return make(uid, type, shape, false, by_value);
+  }
+  Descriptor intermediate(cudnnDataType_t type, const Shape4& shape) { return make(next_++, type, shape, true, false); }
+
+  void matmul(const Descriptor& a, const Descriptor& b, const Descriptor& c) {
+    Descriptor multiply(CUDNN_BACKEND_MATMUL_DESCRIPTOR);
+    multiply.set(CUDNN_ATTR_MATMUL_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, CUDNN_DATA_FLOAT).finalize();
+    Descriptor op(CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR);
+    op.set(CUDNN_ATTR_OPERATION_MATMUL_ADESC, a)
+        .set(CUDNN_ATTR_OPERATION_MATMUL_BDESC, b)
+        .set(CUDNN_ATTR_OPERATION_MATMUL_CDESC, c)
+        .set(CUDNN_ATTR_OPERATION_MATMUL_DESC, multiply)
+        .finalize();
+    keep(std::move(multiply), std::move(op));
+  }
+
+  // y = mode(x, b) or mode(x); with t: y = t ? x : b.
+  void pointwise(cudnnPointwiseMode_t mode, const Descriptor& x, const Descriptor* b, const Descriptor& y,
+                 const Descriptor* t = nullptr, cudnnDataType_t precision = CUDNN_DATA_FLOAT) {
+    Descriptor kind(CUDNN_BACKEND_POINTWISE_DESCRIPTOR);
+    kind.set(CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, mode)
+        .set(CUDNN_ATTR_POINTWISE_MATH_PREC, CUDNN_TYPE_DATA_TYPE, precision)
+        .finalize();
+    Descriptor op(CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR);
+    op.set(CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, kind).set(CUDNN_ATTR_OPERATION_POINTWISE_XDESC, x);
+    if (b != nullptr) op.set(CUDNN_ATTR_OPERATION_POINTWISE_BDESC, *b);
+    if (t != nullptr) op.set(CUDNN_ATTR_OPERATION_POINTWISE_TDESC, *t);
+    op.set(CUDNN_ATTR_OPERATION_POINTWISE_YDESC, y).finalize();
+    keep(std::move(kind), std::move(op));
+  }
+
+  void index(int64_t axis, const Descriptor& x, const Descriptor& y) {
+    Descriptor kind(CUDNN_BACKEND_POINTWISE_DESCRIPTOR);
+    kind.set(CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, CUDNN_POINTWISE_GEN_INDEX)
+        .set(CUDNN_ATTR_POINTWISE_AXIS, CUDNN_TYPE_INT64, axis)
+        .set(CUDNN_ATTR_POINTWISE_MATH_PREC, CUDNN_TYPE_DATA_TYPE, CUDNN_DATA_INT32)
+        .finalize();
+    Descriptor op(CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR);
+    op.set(CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, kind)
+        .set(CUDNN_ATTR_OPERATION_POINTWISE_XDESC, x)
+        .set(CUDNN_ATTR_OPERATION_POINTWISE_YDESC, y)
+        .finalize();
+    keep(std::move(kind), std::move(op));
+  }
+
+  void reduce(cudnnReduceTensorOp_t how, const Descriptor& x, const Descriptor& y) {
+    Descriptor kind(CUDNN_BACKEND_REDUCTION_DESCRIPTOR);
+    kind.set(CUDNN_ATTR_REDUCTION_OPERATOR, CUDNN_TYPE_REDUCTION_OPERATOR_TYPE, how)
+        .set(CUDNN_ATTR_REDUCTION_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, CUDNN_DATA_FLOAT)
+        .finalize();
+    Descriptor op(CUDNN_BACKEND_OPERATION_REDUCTION_DESCRIPTOR);
+    op.set(CUDNN_ATTR_OPERATION_REDUCTION_XDESC, x)
+        .set(CUDNN_ATTR_OPERATION_REDUCTION_YDESC, y)
+        .set(CUDNN_ATTR_OPERATION_REDUCTION_DESC, kind)
+        .finalize();
+    keep(std::move(kind), std::move(op));
+  }
+
+  Descriptor graph(cudnnHandle_t handle) {
+    std::vector<cudnnBackendDescriptor_t> ops;
+    for (const Descriptor& op : operations_) ops.push_back(op.get());
+    Descriptor graph(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
+    graph.set(CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, handle)
+        .set(CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, ops)
+        .set(CUDNN_ATTR_OPERATIONGRAPH_IS_DYNAMIC_SHAPE_ENABLED, CUDNN_TYPE_BOOLEAN, true)
+        .finalize();
+    return graph;
+  }
+
+ private:
+  Descriptor make(int64_t uid, cudnnDataType_t type, const Shape4& shape, bool is_virtual, bool by_value) {
+    Descriptor t(CUDNN_BACKEND_TENSOR_DESCRIPTOR);
+    t.set(CUDNN_ATTR_TENSOR_UNIQUE_ID, CUDNN_TYPE_INT64, uid)
+        .set(CUDNN_ATTR_TENSOR_DATA_TYPE, CUDNN_TYPE_DATA_TYPE, type)
+        .set(CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, CUDNN_TYPE_INT64, int64_t{16})
+        .set(CUDNN_ATTR_TENSOR_DIMENSIONS, CUDNN_TYPE_INT64, std::vector<int64_t>(shape.dims, shape.dims + 4))
+        .set(CUDNN_ATTR_TENSOR_STRIDES, CUDNN_TYPE_INT64, std::vector<int64_t>(shape.strides, shape.strides + 4))
+        .set(CUDNN_ATTR_TENSOR_IS_VIRTUAL, CUDNN_TYPE_BOOLEAN, is_virtual)
+        .set(CUDNN_ATTR_TENSOR_IS_BY_VALUE, CUDNN_TYPE_BOOLEAN, by_value)
+        .finalize();
+    return t;
+  }
+  void keep(Descriptor kind, Descriptor op) {
+    kinds_.push_back(std::move(kind));
+    operations_.push_back(std::move(op));
+  }
+
+  int64_t next_ = kFirstVirtual;
+  std::vector<Descriptor> kinds_, operations_;
+};
+
+struct AttentionShape {
+  int64_t Hq, Hkv, d, n, keys, q_stride, o_stride, kv_stride;
+
+  std::string key() const {
+    return fmt::format("sdpa {} {} {} {} {} {} {} {}", Hq, Hkv, d, n, keys, q_stride, o_stride, kv_stride);
+  }
+};
+
+Shape4 packed(int64_t a, int64_t b, int64_t c, int64_t d) { return {{a, b, c, d}, {b * c * d, c * d, d, 1}}; }
+
+// softmax(mask(scale Q K^T)) V, with row + shift >= column visible.
+void describe_attention(GraphBuilder& g, const AttentionShape& s, std::vector<Descriptor>& keep) {
+  auto add = [&](Descriptor t) -> size_t {
+    keep.push_back(std::move(t));
+    return keep.size() - 1;
+  };
+  keep.reserve(32);
+  Shape4 scores = packed(1, s.Hq, s.n, s.keys), rows = packed(1, s.Hq, s.n, 1), one = packed(1, 1, 1, 1);
+  size_t q = add(g.tensor(kQ, CUDNN_DATA_BFLOAT16, {{1, s.Hq, s.n, s.d}, {s.n * s.q_stride, s.d, s.q_stride, 1}}));
+  size_t k = add(g.tensor(kK, CUDNN_DATA_BFLOAT16,
+                          {{1, s.Hkv, s.d, s.keys}, {s.keys * s.kv_stride, s.d, 1, s.kv_stride}}));
+  size_t v = add(g.tensor(kV, CUDNN_DATA_BFLOAT16,
+                          {{1, s.Hkv, s.keys, s.d}, {s.keys * s.kv_stride, s.d, s.kv_stride, 1}}));
+  size_t o = add(g.tensor(kO, CUDNN_DATA_BFLOAT16, {{1, s.Hq, s.n, s.d}, {s.n * s.o_stride, s.d, s.o_stride, 1}}));
+  size_t scale = add(g.tensor(kScale, CUDNN_DATA_FLOAT, one, true));
+  size_t minus_infinity = add(g.tensor(kMinusInfinity, CUDNN_DATA_FLOAT, one, true));
+  size_t shift = add(g.tensor(kShift, CUDNN_DATA_INT32, one, true));
+  auto fresh = [&](cudnnDataType_t type, const Shape4& shape) { return add(g.intermediate(type, shape)); };
+  auto at = [&](size_t i) -> const Descriptor& { return keep[i]; };
+
+  size_t product = fresh(CUDNN_DATA_FLOAT, scores), scaled = fresh(CUDNN_DATA_FLOAT, scores);
+  g.matmul(at(q), at(k), at(product));
+  g.pointwise(CUDNN_POINTWISE_MUL, at(product), &at(scale), at(scaled));
+  size_t row = fresh(CUDNN_DATA_INT32, scores), shifted = fresh(CUDNN_DATA_INT32, scores),
+         column = fresh(CUDNN_DATA_INT32, scores), visible = fresh(CUDNN_DATA_BOOLEAN, scores),
+         masked = fresh(CUDNN_DATA_FLOAT, scores);
+  g.index(2, at(scaled), at(row));
+  g.pointwise(CUDNN_POINTWISE_ADD, at(row), &at(shift), at(shifted), nullptr, CUDNN_DATA_INT32);
+  g.index(3, at(scaled), at(column));
+  g.pointwise(CUDNN_POINTWISE_CMP_GE, at(shifted), &at(column), at(visible), nullptr, CUDNN_DATA_BOOLEAN);
+  g.pointwise(CUDNN_POINTWISE_BINARY_SELECT, at(scaled), &at(minus_infinity), at(masked), &at(visible));
+  size_t highest = fresh(CUDNN_DATA_FLOAT, rows), centred = fresh(CUDNN_DATA_FLOAT, scores),
+         exponential = fresh(CUDNN_DATA_FLOAT, scores), sum = fresh(CUDNN_DATA_FLOAT, rows),
+         probability = fresh(CUDNN_DATA_BFLOAT16, scores);
+  g.reduce(CUDNN_REDUCE_TENSOR_MAX, at(masked), at(highest));
+  g.pointwise(CUDNN_POINTWISE_SUB, at(masked), &at(highest), at(centred));
+  g.pointwise(CUDNN_POINTWISE_EXP, at(centred), nullptr, at(exponential));
+  g.reduce(CUDNN_REDUCE_TENSOR_ADD, at(exponential), at(sum));
+  g.pointwise(CUDNN_POINTWISE_DIV, at(exponential), &at(sum), at(probability));
+  g.matmul(at(probability), at(v), at(o));
+}
+
+struct CudnnState {
+  cudnnHandle_t handle = nullptr;
+  ~CudnnState() {
+    if (handle != nullptr) cudnnDestroy(handle);
+  }
+};
+
+CudnnState& cudnn_of(const Context& ctx) {
+  std::shared_ptr<void>& slot = plan_slot(ctx, "cudnn");
+  if (!slot) {
+    auto state = std::make_shared<CudnnState>();
+    RESTKV_CUDNN_CHECK(cudnnCreate(&state->handle));
+    RESTKV_CUDNN_CHECK(cudnnSetStream(state->handle, stream_of(ctx)));
+    slot = state;
+  }
+  return *static_cast<CudnnState*>(slot.get());
+}
+
+struct AttentionPlan {
+  std::unique_ptr<Descriptor> plan;
+  Tensor workspace;
+};
+
+// One kernel cache per head size: the first shape compiles (about a second), later ones reuse its kernel.
+cudnnBackendDescriptor_t kernel_cache(const Context& ctx, const AttentionShape& s, const Descriptor& graph) {
+  std::shared_ptr<void>& slot = plan_slot(ctx, fmt::format("sdpa kernels {}", s.d));
+  if (!slot) {
+    auto cache = std::make_shared<Descriptor>(CUDNN_BACKEND_KERNEL_CACHE_DESCRIPTOR);
+    cache->set(CUDNN_ATTR_KERNEL_CACHE_OPERATION_GRAPH, graph).finalize();
+    slot = cache;
+  }
+  return static_cast<Descriptor*>(slot.get())->get();
+}
+
+std::shared_ptr<AttentionPlan> make_plan(Context& ctx, const AttentionShape& s) {
+  cudnnHandle_t handle = cudnn_of(ctx).handle;
+  GraphBuilder builder;
+  std::vector<Descriptor> tensors;
+  describe_attention(builder, s, tensors);
+  Descriptor graph = builder.graph(handle);
+
+  Descriptor heuristics(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
+  heuristics.set(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph)
+      .set(CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, CUDNN_HEUR_MODE_A)
+      .finalize();
+  Descriptor engine(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
+  int64_t found = 0;
+  cudnnBackendDescriptor_t result = engine.get();
+  RESTKV_CUDNN_CHECK(cudnnBackendGetAttribute(heuristics.get(), CUDNN_ATTR_ENGINEHEUR_RESULTS,
+                                              CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &found, &result));
+  if (found == 0) fail_runtime("cuDNN {} has no attention kernel for {}", cudnnGetVersion(), s.key());
+
+  auto plan = std::make_shared<AttentionPlan>();
+  plan->plan = std::make_unique<Descriptor>(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
+  plan->plan->set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, handle)
+      .set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, engine)
+      .set(CUDNN_ATTR_EXECUTION_PLAN_KERNEL_CACHE, CUDNN_TYPE_BACKEND_DESCRIPTOR, kernel_cache(ctx, s, graph))
+      .finalize();
+  int64_t workspace_bytes = 0, count = 0;
+  RESTKV_CUDNN_CHECK(cudnnBackendGetAttribute(plan->plan->get(), CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE,
+                                              CUDNN_TYPE_INT64, 1, &count, &workspace_bytes));
+  plan->workspace = ctx.empty(DType::u8, {std::max<int64_t>(workspace_bytes, 1)});
+  return plan;
+}
+
+}  // namespace
+
+namespace gpu {
+
+void attention_prefill(Context& ctx, const PrefillAttention& args, const KvView& kv, const HeadLayout& heads) {
+  RESTKV_CHECK(args.q.dtype == DType::bf16 && args.out.dtype == DType::bf16 && kv.dtype == DType::bf16,
+               "attention_prefill on a GPU: queries {}, keys {}; bf16 needed", name_of(args.q.dtype),
+               name_of(kv.dtype));
+  AttentionShape shape{heads.Hq_lc(), heads.Hkv_lc(), heads.d, args.q.rows, args.first_position + args.q.rows,
+                       args.q.ld, args.out.ld, kv.row_stride};
+  std::shared_ptr<void>& slot = plan_slot(ctx, shape.key());
+  if (!slot) slot = make_plan(ctx, shape);
+  auto* plan = static_cast<AttentionPlan*>(slot.get());
+
+  float scale = static_cast<float>(args.scale), minus_infinity = -INFINITY;
+  int32_t shift = static_cast<int32_t>(args.first_position);
+  std::vector<int64_t> uids = {kQ, kK, kV, kO, kScale, kMinusInfinity, kShift};
+  std::vector<void*> pointers = {args.q.data, const_cast<void*>(kv.k), const_cast<void*>(kv.v), args.out.data,
+                                 &scale,      &minus_infinity,         &shift};
+  Descriptor pack(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
+  pack.set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, uids)
+      .set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, pointers)
+      .set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, plan->workspace.raw())
+      .finalize();
+  RESTKV_CUDNN_CHECK(cudnnBackendExecute(cudnn_of(ctx).handle, plan->plan->get(), pack.get()));
+}
+
+}  // namespace gpu
+}  // namespace restkv

@@ -1,0 +1,54 @@
+#include "dist/base/gpu_handles.h"
+#include "dist/base/gpu_math.h"
+#include "model/ops/rope.h"
+
+namespace restkv::gpu {
+namespace {
+
+constexpr int kThreads = 256;
+
+// One thread turns one pair of elements; a block takes whole rows in turn.
+__global__ void __launch_bounds__(kThreads)
+    rope_kernel(__nv_bfloat16* x, int64_t ld, int pairs, int half, const float* table) {
+  int64_t row = blockIdx.x;
+  const float* cos = table + 2 * row * half;
+  const float* sin = cos + half;
+  for (int p = threadIdx.x; p < pairs; p += kThreads) {
+    int head = p / half, i = p % half;
+    __nv_bfloat16* low = x + row * ld + head * 2 * half + i;
+    __nv_bfloat16* high = low + half;
+    float a = __bfloat162float(*low), b = __bfloat162float(*high);
+    *low = __float2bfloat16(a * cos[i] - b * sin[i]);
+    *high = __float2bfloat16(b * cos[i] + a * sin[i]);
+  }
+}
+
+__global__ void table_kernel(const float* frequencies, const int64_t* positions, int half, float* table) {
+  int64_t row = blockIdx.x;
+  for (int i = threadIdx.x; i < half; i += blockDim.x) {
+    float angle = static_cast<float>(positions[row]) * frequencies[i];
+    // The accurate versions: angles reach the number of positions.
+    table[2 * row * half + i] = cosf(angle);
+    table[(2 * row + 1) * half + i] = sinf(angle);
+  }
+}
+
+}  // namespace
+
+void rope_table(Context& ctx, const float* frequencies, const int64_t* positions, int64_t n, int64_t half,
+                float* table) {
+  if (n == 0) return;
+  table_kernel<<<static_cast<unsigned>(n), 64, 0, stream_of(ctx)>>>(frequencies, positions, static_cast<int>(half),
+                                                                    table);
+  RESTKV_KERNEL_CHECK();
+}
+
+void apply_rope(Context& ctx, const MatrixView& x, int64_t d, const float* table) {
+  RESTKV_CHECK(x.dtype == DType::bf16, "apply_rope on a GPU: {}, bf16 needed", name_of(x.dtype));
+  if (x.rows == 0 || x.cols == 0) return;
+  rope_kernel<<<static_cast<unsigned>(x.rows), kThreads, 0, stream_of(ctx)>>>(
+      x.row<__nv_bfloat16>(0), x.ld, static_cast<int>(x.cols / 2), static_cast<int>(d / 2), table);
+  RESTKV_KERNEL_CHECK();
+}
+
+}  // namespace restkv::gpu

@@ -1,0 +1,42 @@
+#include "dist/base/gpu_handles.h"
+#include "dist/base/gpu_math.h"
+#include "model/ops/swiglu.h"
+
+namespace restkv::gpu {
+namespace {
+
+constexpr int kThreads = 256;
+
+// One thread makes eight outputs of one row.
+__global__ void __launch_bounds__(kThreads)
+    swiglu_kernel(const __nv_bfloat16* gate_up, int64_t ld, __nv_bfloat16* y, int64_t y_ld, int I) {
+  int c = (blockIdx.x * kThreads + threadIdx.x) * 8;
+  if (c >= I) return;
+  const __nv_bfloat16* row = gate_up + static_cast<int64_t>(blockIdx.y) * ld;
+  float gate[8], up[8];
+  unpack(load8(row + c), gate);
+  unpack(load8(row + I + c), up);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) gate[i] = gate[i] / (1.0f + __expf(-gate[i])) * up[i];
+  store8(y + static_cast<int64_t>(blockIdx.y) * y_ld + c, pack(gate));
+}
+
+}  // namespace
+
+void swiglu(Context& ctx, const MatrixView& gate_up, const MatrixView& y) {
+  RESTKV_CHECK(gate_up.dtype == DType::bf16 && y.dtype == DType::bf16, "swiglu on a GPU: {} into {}, bf16 needed",
+               name_of(gate_up.dtype), name_of(y.dtype));
+  RESTKV_CHECK(y.cols % 8 == 0 && y.ld % 8 == 0 && gate_up.ld % 8 == 0, "swiglu on a GPU: {} columns (multiples of 8)",
+               y.cols);
+  // The grid's second dimension ends at 65535 rows.
+  constexpr int64_t kRows = 65535;
+  for (int64_t first = 0; first < y.rows; first += kRows) {
+    int64_t rows = y.rows - first < kRows ? y.rows - first : kRows;
+    dim3 grid(static_cast<unsigned>((y.cols / 8 + kThreads - 1) / kThreads), static_cast<unsigned>(rows));
+    swiglu_kernel<<<grid, kThreads, 0, stream_of(ctx)>>>(gate_up.row<__nv_bfloat16>(first), gate_up.ld,
+                                                         y.row<__nv_bfloat16>(first), y.ld, static_cast<int>(y.cols));
+    RESTKV_KERNEL_CHECK();
+  }
+}
+
+}  // namespace restkv::gpu
