@@ -6,6 +6,7 @@
 #include <fstream>
 #include <iomanip>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <sstream>
 
 #include "dist/base/error.h"
@@ -129,6 +130,33 @@ TEST(ChatTemplate, DeepNestingIsRefused) {
         repeat("{% if 1 %}", 100000), repeat("{% for x in y %}", 100000), "{{ " + repeat("1 if ", 100000)}) {
     EXPECT_NE(message_of(source).find("chat template, line 1"), std::string::npos) << source.substr(0, 30);
   }
+}
+
+// Any change of a template prints something or is refused.
+TEST_F(ChatFixture, ChangedTemplatesNeverCrash) {
+  std::mt19937 rng(5);
+  std::vector<std::string> sources;
+  for (const auto& entry : fixture_["cases"])
+    if (entry.contains("source")) sources.push_back(entry["source"]);
+  for (const char* name : {"chatml", "headers", "brackets", "turns", "tools", "thinking"})
+    for (int i = 0; i < 20; ++i) sources.push_back(chat_data(std::string(name) + ".jinja"));
+  int printed = 0;
+  for (std::string source : sources) {
+    for (int i = 0; i < 6 && !source.empty(); ++i) {
+      const size_t at = rng() % source.size();
+      switch (rng() % 3) {
+        case 0: source.erase(at, rng() % 12); break;
+        case 1: source.insert(at, source.substr(rng() % source.size(), rng() % 12)); break;
+        default: source[at] = "{}%#-+()[]|.,:'\"\\ \n0aif"[rng() % 25];
+      }
+      try {
+        render_chat(source, "t", conversation("long"), true, "<s>", "</s>", &now_);
+        ++printed;
+      } catch (const InputError&) {
+      }
+    }
+  }
+  EXPECT_GT(printed, 100);
 }
 
 TEST(ChatTemplate, LongMessagesAreFast) {
