@@ -19,10 +19,8 @@ constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
 // FIELD(model.path): the member of any RunConfig, const or not.
-#define FIELD(member)    \
-  [](auto& c) -> auto& { \
-    return c.member;     \
-  }
+#define FIELD(member) \
+  [](auto& c) -> auto& { return c.member; }
 
 std::vector<KeySpec> model_keys() {
   return {
@@ -52,6 +50,10 @@ std::vector<KeySpec> parallel_keys() {
       real_key("parallel.timeout_s", "seconds", kNeither,
                "Deadline of a collective call; a rank that waits longer ends the run. 0: none.", 0.0, 1e9,
                FIELD(parallel.timeout_s)),
+      real_key("parallel.memory_gib", "GiB", kNeither,
+               "Memory that the ranks of a host may plan to use together; a run that needs more is refused. 0: what "
+               "the host has available.",
+               0.0, 1e9, FIELD(parallel.memory_gib)),
   };
 }
 
@@ -147,9 +149,7 @@ std::vector<KeySpec> output_keys() {
 }
 #undef FIELD
 
-std::string last_part(const std::string& name) {
-  return name.substr(name.rfind('.') + 1);
-}
+std::string last_part(const std::string& name) { return name.substr(name.rfind('.') + 1); }
 
 }  // namespace
 

@@ -28,6 +28,7 @@ struct RunConfig {
     int64_t threads = 0;  ///< 0: this rank's share of the cores it may use
     DecodeChoice decode = DecodeChoice::automatic;
     double timeout_s = 600.0;
+    double memory_gib = 0.0;  ///< 0: what the host has available
   } parallel;
 
   CacheConfig cache;

@@ -2,6 +2,7 @@
 #include <map>
 
 #include "dist/base/error.h"
+#include "kvcache/policies/policy.h"
 #include "launch/config/config_hash.h"
 #include "launch/prompts/prompts.h"
 #include "launch/prompts/utf8.h"
@@ -36,7 +37,7 @@ void check_request(const Request& request, const Checkpoint& checkpoint, const R
         "{}: the prompt has {} tokens, but {} has {} positions; expected at most {} (prompt.max_tokens shortens)",
         request.origin, L, checkpoint.path, positions, positions);
   int64_t budget = config.cache.budget.resolve(L);
-  if (config.cache.policy != "full" && L > budget && budget <= config.cache.window)
+  if (find_policy(config.cache.policy).evicts && L > budget && budget <= config.cache.window)
     fail_input(
         "{}: cache.budget is {} tokens for this prompt of {}, but cache.window is {}; expected a budget of at least {} "
         "tokens",
