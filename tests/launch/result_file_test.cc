@@ -88,7 +88,7 @@ TEST(ResultFile, TwoRunsDoNotShareAFile) {
 TEST(ResultFile, DiskFullDevice) {
   ResultFile file("/dev/full");
   EXPECT_EQ(testing::message_of<InputError>([&] { file.append(line("1")); }),
-            "output.file /dev/full: cannot write a result of 52 bytes: No space left on device; the results before it "
+            "output.file /dev/full: cannot write a result of 50 bytes: No space left on device; the results before it "
             "are kept; make room and start the same command again");
 }
 
@@ -106,7 +106,7 @@ TEST(ResultFile, DiskFullInTheMiddleOfALine) {
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
   std::string text = testing::message_of<InputError>([&] { file.append(line("2")); });
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
-  EXPECT_NE(text.find("only 20 of 52 bytes were written"), std::string::npos) << text;
+  EXPECT_NE(text.find("only 20 of 50 bytes were written"), std::string::npos) << text;
   EXPECT_NE(text.find("the results before it are kept"), std::string::npos) << text;
   EXPECT_EQ(read_file(path), line("1") + "\n");
   file.append(line("2"));  // room again
