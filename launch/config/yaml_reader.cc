@@ -9,7 +9,7 @@
 #include <sstream>
 
 #include "dist/base/error.h"
-#include "launch/prompts/utf8.h"
+#include "model/tokenizer/utf8.h"
 
 namespace restkv {
 namespace {

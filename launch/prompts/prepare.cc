@@ -5,7 +5,7 @@
 #include "kvcache/policies/policy.h"
 #include "launch/config/config_hash.h"
 #include "launch/prompts/prompts.h"
-#include "launch/prompts/utf8.h"
+#include "model/tokenizer/utf8.h"
 
 namespace restkv {
 namespace {

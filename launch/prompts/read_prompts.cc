@@ -8,7 +8,7 @@
 
 #include "dist/base/error.h"
 #include "launch/prompts/prompts.h"
-#include "launch/prompts/utf8.h"
+#include "model/tokenizer/utf8.h"
 
 namespace restkv {
 namespace {
@@ -88,10 +88,7 @@ std::vector<PromptSource> read_jsonl(const std::string& path) {
     rest.remove_prefix(std::min(end + 1, rest.size()));
     if (line.find_first_not_of(" \t\r") == std::string_view::npos) continue;
     std::string where = fmt::format("{}:{}", path, number);
-    int64_t bad = first_invalid_utf8(line);
-    if (bad >= 0)
-      fail_input("{}: invalid UTF-8 at byte {} of the line (0x{:02x}); expected UTF-8 text", where, bad,
-                 static_cast<unsigned char>(line[static_cast<size_t>(bad)]));
+    require_utf8(line, where);
     prompts.push_back(read_line(line, where));
   }
   if (prompts.empty()) fail_input("{}: prompt.jsonl: found no prompts, expected one JSON object a line", path);

@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include "dist/base/error.h"
-#include "launch/prompts/utf8.h"
 #include "tests/launch/temp_dir.h"
 
 namespace restkv {
@@ -76,7 +75,7 @@ TEST_F(Prompts, BadLinesNameFileAndLine) {
   EXPECT_EQ(jsonl_error("{\"messages\": [{\"role\": \"user\"}]}"),
             "p.jsonl:1: found no \"content\", expected text there");
   EXPECT_EQ(jsonl_error("\n{\"prompt\": \"\xc3(\"}"),
-            "p.jsonl:2: invalid UTF-8 at byte 12 of the line (0xc3); expected UTF-8 text");
+            "p.jsonl:2: invalid UTF-8 at byte 12 (0xC3); the text must be valid UTF-8");
   EXPECT_EQ(jsonl_error("\n\n"), "p.jsonl: prompt.jsonl: found no prompts, expected one JSON object a line");
 }
 
@@ -86,43 +85,7 @@ TEST_F(Prompts, BadFiles) {
   EXPECT_EQ(file_error("/tmp"), "/tmp: prompt.file: found a directory, expected a file");
   EXPECT_EQ(file_error(dir_.write("empty.txt", "")), "empty.txt: the prompt is empty; expected at least one character");
   EXPECT_EQ(file_error(dir_.write("bad.txt", "one\ntwo \xff\n")),
-            "bad.txt: invalid UTF-8 at byte 8 (0xff, line 2); expected UTF-8 text");
-}
-
-TEST(Utf8, FindsTheFirstByteThatIsNoText) {
-  EXPECT_EQ(first_invalid_utf8(""), -1);
-  EXPECT_EQ(first_invalid_utf8("a\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\xf4\x8f\xbf\xbf"), -1);
-  EXPECT_EQ(first_invalid_utf8(std::string("\0", 1)), -1);
-  EXPECT_EQ(first_invalid_utf8("ab\x80"), 2);            // a continuation alone
-  EXPECT_EQ(first_invalid_utf8("\xc0\xaf"), 0);          // overlong
-  EXPECT_EQ(first_invalid_utf8("\xe0\x9f\xbf"), 0);      // overlong
-  EXPECT_EQ(first_invalid_utf8("\xf0\x8f\xbf\xbf"), 0);  // overlong
-  EXPECT_EQ(first_invalid_utf8("x\xed\xa0\x80"), 1);     // surrogate
-  EXPECT_EQ(first_invalid_utf8("\xf4\x90\x80\x80"), 0);  // beyond U+10FFFF
-  EXPECT_EQ(first_invalid_utf8("a\xe2\x82"), 1);         // cut short
-}
-
-/// Every character alone is valid; every proper beginning of one is not.
-TEST(Utf8, AllCharacters) {
-  for (uint32_t c = 0; c <= 0x10ffff; ++c) {
-    if (c >= 0xd800 && c <= 0xdfff) continue;
-    std::string s;
-    if (c < 0x80) {
-      s = {static_cast<char>(c)};
-    } else if (c < 0x800) {
-      s = {static_cast<char>(0xc0 | c >> 6), static_cast<char>(0x80 | (c & 63))};
-    } else if (c < 0x10000) {
-      s = {static_cast<char>(0xe0 | c >> 12), static_cast<char>(0x80 | (c >> 6 & 63)),
-           static_cast<char>(0x80 | (c & 63))};
-    } else {
-      s = {static_cast<char>(0xf0 | c >> 18), static_cast<char>(0x80 | (c >> 12 & 63)),
-           static_cast<char>(0x80 | (c >> 6 & 63)), static_cast<char>(0x80 | (c & 63))};
-    }
-    ASSERT_EQ(first_invalid_utf8(s), -1) << c;
-    if (s.size() > 1) {
-      ASSERT_EQ(first_invalid_utf8(s.substr(0, s.size() - 1)), 0) << c;
-    }
-  }
+            "bad.txt: invalid UTF-8 at byte 8 (0xFF); the text must be valid UTF-8");
 }
 
 }  // namespace

@@ -181,7 +181,7 @@ TEST(Config, FilesThatAreNoConfiguration) {
   EXPECT_EQ(error_of("- a\n"), "run.yaml:1: found a list, expected sections (model:, cache:, prompt:, ...)");
   EXPECT_EQ(error_of("model: {path: a}\n---\nmodel: {path: b}\n"), "run.yaml: found 2 YAML documents, expected one");
   EXPECT_EQ(error_of("prompt:\n  text: \"a\xff\"\n"),
-            "run.yaml: invalid UTF-8 at byte 18 (0xff, line 2); expected UTF-8 text");
+            "run.yaml: invalid UTF-8 at byte 18 (0xFF); the text must be valid UTF-8");
   EXPECT_EQ(error_of(""), "run.yaml: model.path is missing: expected a Hugging Face directory or a GGUF file");
 }
 
