@@ -1,4 +1,3 @@
-#include <cstring>
 #include <map>
 
 #include "dist/base/error.h"
@@ -44,6 +43,20 @@ void check_request(const Request& request, const Checkpoint& checkpoint, const R
         request.origin, budget, L, config.cache.window, config.cache.window + 1);
 }
 
+/// Of what the user gave, not of the tokens: a chat template may put today's date before them.
+uint64_t content_hash(const PromptSource& prompt, const RunConfig& config) {
+  uint64_t hash = fnv1a(fmt::format("{}\n{}\n", config.prompt.max_tokens, config.prompt.chat == ChatChoice::none));
+  auto add = [&](const std::string& part) { hash = fnv1a(part, fnv1a(fmt::format("{}:", part.size()), hash)); };
+  add(prompt.id);
+  add(config.prompt.system);
+  add(prompt.text);
+  for (const ChatMessage& message : prompt.messages) {
+    add(message.role);
+    add(message.content);
+  }
+  return hash;
+}
+
 }  // namespace
 
 std::string render_prompt(const PromptSource& prompt, const Checkpoint& checkpoint, const RunConfig& config,
@@ -87,9 +100,7 @@ std::vector<Request> prepare_requests(const std::vector<PromptSource>& prompts, 
     request.tokens = tokenize(text, rendered, *checkpoint.tokenizer);
     request.removed_tokens = shorten(request.tokens, config.prompt.max_tokens);
     check_request(request, checkpoint, config);
-    std::string_view bytes(reinterpret_cast<const char*>(request.tokens.data()),
-                           request.tokens.size() * sizeof(int32_t));
-    uint64_t content = fnv1a(bytes, fnv1a(request.id + '\n'));
+    uint64_t content = content_hash(prompt, config);
     // The same prompt twice in one run is two requests.
     request.hash = fnv1a(fmt::format("{}", seen[content]++), content);
     requests.push_back(std::move(request));

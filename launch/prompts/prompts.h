@@ -30,7 +30,7 @@ struct Request {
   std::string origin;
   std::vector<int32_t> tokens;  ///< [L]
   int64_t removed_tokens = 0;   ///< cut from the middle by prompt.max_tokens
-  uint64_t hash = 0;            ///< of id, tokens, and how often the same came before in this run
+  uint64_t hash = 0;            ///< of the prompt as given, and how often the same came before in this run
 };
 
 /// The text that is tokenized: through the chat template, or as it stands. `rendered` tells which.
