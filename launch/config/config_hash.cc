@@ -14,9 +14,7 @@ uint64_t fnv1a(std::string_view bytes, uint64_t start) {
   return hash;
 }
 
-std::string hex64(uint64_t value) {
-  return fmt::format("{:016x}", value);
-}
+std::string hex64(uint64_t value) { return fmt::format("{:016x}", value); }
 
 std::string canonical_json(const RunConfig& config, HashScope scope) {
   nlohmann::json object = nlohmann::json::object();  // a std::map inside: names come out sorted
@@ -27,8 +25,6 @@ std::string canonical_json(const RunConfig& config, HashScope scope) {
   return object.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
 }
 
-uint64_t config_hash(const RunConfig& config, HashScope scope) {
-  return fnv1a(canonical_json(config, scope));
-}
+uint64_t config_hash(const RunConfig& config, HashScope scope) { return fnv1a(canonical_json(config, scope)); }
 
 }  // namespace restkv

@@ -59,7 +59,9 @@ std::vector<KeySpec> parallel_keys() {
 
 std::vector<KeySpec> cache_keys() {
   return {
-      text_key("cache.policy", kResults, "What is kept: `restkv`, `full` (everything), or another name of the table in kvcache/README.md.", FIELD(cache.policy)),
+      text_key("cache.policy", kResults,
+               "What is kept: `restkv`, `full` (everything), or another name of the table in kvcache/README.md.",
+               FIELD(cache.policy)),
       budget_key("cache.budget", "tokens",
                  "Tokens kept per KV head and layer, window included: a count (`1024`), or a share of the prompt "
                  "(`0.15` or `15%`), rounded up. A prompt that is not longer is not evicted.",

@@ -23,14 +23,10 @@ bool parse_all(const std::string& text, T& out) {
 
 std::string Value::found() const {
   switch (kind) {
-    case Kind::missing:
-      return "nothing";
-    case Kind::list:
-      return "a list";
-    case Kind::map:
-      return "a section";
-    case Kind::scalar:
-      break;
+    case Kind::missing: return "nothing";
+    case Kind::list: return "a list";
+    case Kind::map: return "a section";
+    case Kind::scalar: break;
   }
   double number = 0;
   if (!quoted && parse_all(text, number)) return text;

@@ -46,11 +46,8 @@ Value to_value(const YAML::Node& node, std::string where, std::string key) {
         value.items.push_back(item.Scalar());
       }
       break;
-    case YAML::NodeType::Map:
-      value.kind = Value::Kind::map;
-      break;
-    default:
-      value.kind = Value::Kind::missing;
+    case YAML::NodeType::Map: value.kind = Value::Kind::map; break;
+    default: value.kind = Value::Kind::missing;
   }
   return value;
 }

@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cctype>
 #include <map>
 
 #include "launch/results/record.h"
@@ -39,9 +40,24 @@ void print_architecture(const Checkpoint& checkpoint) {
   print_row("parallel.tensor", fmt::format("{}", fmt::join(allowed_tensor_sizes(m), ", ")));
 }
 
+/// A key under which layer 2 comes before layer 10: every number preceded by its length.
+std::string counting_order(const std::string& name) {
+  std::string key;
+  for (size_t i = 0; i < name.size();) {
+    size_t end = i;
+    while (end < name.size() && std::isdigit(static_cast<unsigned char>(name[end]))) ++end;
+    if (end > i) key += static_cast<char>(end - i);
+    end = std::max(end, i + 1);
+    key += name.substr(i, end - i);
+    i = end;
+  }
+  return key;
+}
+
 void print_tensors(const WeightSource& weights) {
   std::vector<WeightInfo> list = weights.list();
-  std::sort(list.begin(), list.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  std::sort(list.begin(), list.end(),
+            [](const auto& a, const auto& b) { return counting_order(a.name) < counting_order(b.name); });
   std::map<std::string, std::pair<int64_t, int64_t>> by_encoding;  // tensors, bytes
   int64_t bytes = 0;
   fmt::print("tensors\n");

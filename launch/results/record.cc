@@ -29,11 +29,12 @@ double mean_kept(const PrefillReport& report) {
   return heads == 0 ? 0.0 : static_cast<double>(total_kept(report)) / static_cast<double>(heads);
 }
 
-double round_to(double value, double unit) { return std::round(value / unit) * unit; }
+/// Rounded to 1 / parts, which prints without the tail of a binary fraction.
+double round_to(double value, double parts) { return std::round(value * parts) / parts; }
 
 Json milliseconds_per_token(const Generation& generation, const RequestSummary& summary) {
   if (generation.steps() < 1) return nullptr;  // one token needs no decode step
-  return round_to(summary.decode_s * 1e3 / static_cast<double>(generation.steps()), 1e-4);
+  return round_to(summary.decode_s * 1e3 / static_cast<double>(generation.steps()), 1e4);
 }
 
 }  // namespace
@@ -76,8 +77,8 @@ std::string to_json_line(const Request& request, const Generation& generation, c
   j["new_tokens"] = generation.tokens.size();
   j["new_token_ids"] = generation.tokens;
   j["stop_reason"] = generation.stop_reason;
-  j["prefill_s"] = round_to(summary.prefill_s, 1e-6);
-  j["evict_s"] = round_to(summary.evict_s, 1e-6);
+  j["prefill_s"] = round_to(summary.prefill_s, 1e6);
+  j["evict_s"] = round_to(summary.evict_s, 1e6);
   j["decode_ms_per_token"] = milliseconds_per_token(generation, summary);
   j["policy"] = config.cache.policy;
   j["evicted"] = p.evicted;

@@ -45,9 +45,7 @@ ResultFile::ResultFile(const std::string& path) : path_(path) {
   }
 }
 
-ResultFile::~ResultFile() {
-  ::close(fd_);
-}
+ResultFile::~ResultFile() { ::close(fd_); }
 
 void ResultFile::read_line(const std::string& line, int64_t number) {
   nlohmann::json object;

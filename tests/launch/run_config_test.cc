@@ -1,3 +1,5 @@
+#include "launch/config/run_config.h"
+
 #include <gtest/gtest.h>
 
 #include <set>
@@ -6,7 +8,6 @@
 #include "launch/config/config_hash.h"
 #include "launch/config/key_table.h"
 #include "launch/config/nearest.h"
-#include "launch/config/run_config.h"
 #include "tests/launch/temp_dir.h"
 
 namespace restkv {
@@ -29,9 +30,7 @@ std::string error_of(const std::string& yaml, const std::vector<std::string>& ov
   return testing::replace_all(text, dir.path() + "/", "");
 }
 
-std::string error_of_set(const std::string& override_) {
-  return error_of(kSmall, {override_});
-}
+std::string error_of_set(const std::string& override_) { return error_of(kSmall, {override_}); }
 
 TEST(Config, FourLinesAreARunAndTheRestIsDefault) {
   RunConfig c = load(kSmall);
