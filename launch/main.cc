@@ -60,8 +60,10 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     bool asked = e.get_exit_code() == 0;  // --help, --version
     if (asked && is_first_process()) return app.exit(e);
-    if (!asked && is_first_process())
-      fmt::print(stderr, "restkv: error: {} (restkv --help shows the usage)\n", e.what());
+    bool unknown = app.get_subcommands().empty() && argc > 1 && argv[1][0] != '-';
+    std::string text =
+        unknown ? fmt::format("unknown subcommand \"{}\", expected run, plan or inspect", argv[1]) : e.what();
+    if (!asked && is_first_process()) fmt::print(stderr, "restkv: error: {} (restkv --help shows the usage)\n", text);
     return asked ? 0 : 2;
   }
   return guarded([&] {

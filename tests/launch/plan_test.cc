@@ -93,7 +93,10 @@ TEST(Plan, RefusalNamesWhatFits) {
   EXPECT_LE(plan_memory(longest).total(), total * 6 / 10);
   longest.L += 1;
   EXPECT_GT(plan_memory(longest).total(), total * 6 / 10);
+  // A little too much: half of the weights' bytes are more than that.
+  text = testing::message_of<InputError>([&] { require_fit(input, plan_memory(input), 1, total - total / 30); });
   EXPECT_NE(text.find("model.dtype: bf16"), std::string::npos) << text;
+  EXPECT_NE(text.find("cache.policy: restkv with cache.budget: 15%"), std::string::npos) << text;
   EXPECT_THROW(require_fit(input, plan_memory(input), 2, total * 3 / 2), InputError);  // two such ranks
 }
 

@@ -189,7 +189,12 @@ class Interrupted {
   testing::Process process_;
 };
 
-bool alive(pid_t pid) { return ::kill(pid, 0) == 0; }
+/// Whether a process runs; one that ended and that nobody has waited for does not.
+bool alive(pid_t pid) {
+  std::string status = testing::read_file(fmt::format("/proc/{}/stat", pid));
+  size_t name_end = status.rfind(") ");
+  return name_end != std::string::npos && status.size() > name_end + 2 && status[name_end + 2] != 'Z';
+}
 
 TEST(Interruption, KilledInTheMiddleAndStartedAgain) {
   TinyModel model;
@@ -214,6 +219,7 @@ TEST(Interruption, ARankThatDiesInDecodeEndsAllWithinFiveSeconds) {
   Interrupted run(model, 2, config);
   run.wait_until([](testing::Process& p) { return p.out().size() > 20; });  // text comes out: decoding
   pid_t survivor = run.pid_of(0);
+  EXPECT_TRUE(alive(survivor) && alive(run.pid_of(1)));
   ::kill(run.pid_of(1), SIGKILL);
   Outcome outcome = run.wait();
   EXPECT_NE(outcome.exit_code, 0);
