@@ -3,15 +3,14 @@
 #include <algorithm>
 
 #include "dist/comm/collective.h"
+#include "kvcache/exchange_bytes.h"
 #include "kvcache/policies/policy.h"
+#include "kvcache/select/radix_select.h"
 
 namespace restkv {
 namespace {
 
 constexpr int64_t kF32 = 4;
-constexpr int64_t kBins = 2048;  // of the widest pass of the radix select
-constexpr int64_t kBinsOfAllPasses = 2048 + 2048 + 1024;
-
 ShardPlan shard_of(const PlanInput& input, int rank) {
   int tensor = input.tensor_size();
   return make_shard_plan(input.model, input.sequence_size(), tensor, rank / tensor, rank % tensor, input.decode);
@@ -22,21 +21,15 @@ int64_t window_rows(const PlanInput& input, const Shard& shard) {
   return shard.heads.Hq_lc() * input.config.cache.window;
 }
 
-/// Elements of an attention output per block: one row per head, or one per window query.
-int64_t output_elements(const PlanInput& input, const Shard& shard) {
-  if (!find_policy(input.config.cache.policy).needs_output_factors) return 0;
-  bool after = input.config.cache.mode == ScoreMode::after;
-  return (after ? shard.heads.Hq_lc() : window_rows(input, shard)) * input.model.d;
+PolicyExchanges exchanges(const PlanInput& input) {
+  return find_policy(input.config.cache.policy).make(input.config.cache)->exchanges(input.config.cache);
 }
 
+/// Rows of scores that the selection works on.
 int64_t scored_rows(const PlanInput& input, const Shard& shard) {
   bool per_query = input.config.cache.granularity == Granularity::query_head && input.window_queries;
   return per_query ? shard.heads.Hq_lc() : shard.heads.Hkv_lc();
 }
-
-bool pools(const PlanInput& input) { return input.window_queries && input.config.cache.pooling != Pooling::none; }
-
-bool adapts(const PlanInput& input) { return pools(input) && input.config.cache.pooling == Pooling::adaptive; }
 
 /// Rows of one layer's decode cache on a rank, before new tokens.
 int64_t decode_rows(const PlanInput& input, const ShardPlan& shard) {
@@ -46,35 +39,6 @@ int64_t decode_rows(const PlanInput& input, const ShardPlan& shard) {
 }
 
 bool reshards(const PlanInput& input) { return input.decode == DecodeMode::tensor && input.sequence_size() > 1; }
-
-/// What the ranks of one sequence group send together; `shard` is the shard that they share.
-int64_t decision_of_group(const PlanInput& input, const Shard& shard) {
-  int n = input.sequence_size();
-  int64_t blocks = SequencePartition(input.L, n).blocks(), P = input.L - input.config.cache.window;
-  auto gathered = [&](int64_t elements) { return collective::sent_by_all_gather(n, elements * kF32); };
-  auto reduced = [&](int64_t bytes) { return n * collective::sent_by_all_reduce(n, bytes); };
-  auto selected = [&](int64_t rows) {
-    return reduced(rows * kBins * kF32) * 2 + reduced(rows * (kBinsOfAllPasses - 2 * kBins) * kF32);
-  };
-  int64_t sent = selected(scored_rows(input, shard));
-  if (!input.window_queries) return sent;
-  int64_t rows = window_rows(input, shard);
-  sent += gathered(rows * input.model.d);                         // the window's queries
-  sent += gathered(blocks * rows * 2);                            // E1
-  sent += gathered(blocks * output_elements(input, shard));       // E2
-  if (adapts(input)) sent += selected(rows) + reduced(rows * 8);  // E4: the top sets and their mean positions
-  if (pools(input)) sent += gathered(shard.heads.Hq_lc() * P);    // E4: the scores of the past
-  return sent;
-}
-
-/// The group mean of a KV head whose query heads lie on several tensor ranks.
-int64_t group_mean_exchange(const PlanInput& input) {
-  int tensor = input.tensor_size();
-  bool split = tensor > 1 && input.model.Hkv % tensor != 0;
-  bool per_kv = input.config.cache.granularity == Granularity::kv_head;
-  if (!split || !per_kv || !input.window_queries) return 0;
-  return collective::sent_by_all_gather(tensor, input.model.Hq * input.L * kF32);
-}
 
 }  // namespace
 
@@ -86,24 +50,35 @@ int64_t eviction_scratch_bytes(const PlanInput& input, const ShardPlan& shard, i
   int64_t local_blocks = (L_lc + partition.block_size() - 1) / partition.block_size();
   int64_t blocks = local_blocks + (many ? partition.blocks() : 0);
 
+  PolicyExchanges use = exchanges(input);
   int64_t statistics = 0, scores = 2 * scored_rows(input, held) * L_lc;
-  if (input.window_queries) {
-    int64_t exchange =
-        std::max({blocks * rows * 2, blocks * output_elements(input, held), adapts(input) ? rows * kBins : 0});
-    if (pools(input)) exchange = std::max(exchange, Hq * input.L * (many ? 2 : 1) + Hq * L_lc * (many ? 2 : 1));
-    statistics = rows * (L_lc + 2) + 2 * Hq * L_lc + exchange;
+  if (use.softmax) {
+    // The arrays beside the logits come and go; the largest counts.
+    int64_t beside = std::max(blocks * rows * 2, blocks * Hq * use.output_rows * input.model.d);
+    if (use.top_sets) beside = std::max(beside, rows * kKeyBins[0]);
+    if (use.past_scores) beside = std::max(beside, Hq * (input.L + L_lc) * (many ? 2 : 1));
+    statistics = rows * (L_lc + 2) + 2 * Hq * L_lc + beside;
     scores += Hq * L_lc;
   }
-  int64_t decision = std::max(statistics, scores + scored_rows(input, held) * kBins) * kF32;
+  int64_t decision = std::max(statistics, scores + scored_rows(input, held) * kKeyBins[0]) * kF32;
   int64_t moving = reshards(input) ? 3 * decode_rows(input, shard) * 2 * input.model.d * kF32 : 0;
   return std::max(decision, moving);
 }
 
 int64_t eviction_sent_bytes(const PlanInput& input) {
   if (!input.evicts()) return 0;
-  int64_t sent = group_mean_exchange(input);
-  if (input.sequence_size() == 1) return sent;
-  for (int t = 0; t < input.tensor_size(); ++t) sent += decision_of_group(input, shard_of(input, t).resident);
+  const CacheConfig& cache = input.config.cache;
+  SequencePartition partition(input.L, input.sequence_size());
+  int64_t sent = 0;
+  for (int rank = 0; rank < input.ranks(); ++rank) {
+    HeadLayout heads = shard_of(input, rank).resident.heads;
+    int sequence_rank = rank / input.tensor_size();
+    ExchangeBytes bytes = eviction_exchange_bytes(cache, heads, partition, sequence_rank, input.tensor_size());
+    sent += bytes.sequence + bytes.tensor;
+    if (!input.window_queries || sequence_rank > 0) continue;
+    // The window's queries, once per sequence group: together its ranks hold them all.
+    sent += collective::sent_by_all_gather(input.sequence_size(), cache.window * heads.Hq_lc() * heads.d * kF32);
+  }
   return sent;
 }
 

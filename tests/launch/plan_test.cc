@@ -53,7 +53,7 @@ TEST_P(PlanAgainstRun, MemoryAndBytes) {
   EXPECT_EQ(traffic.decode_per_token * 11 + 8 * (world - 1), r["bytes_sent"]["decode"].get<int64_t>());
   // Ties at a cut, and where the kept rows lie, are not known before the run.
   auto evict = r["bytes_sent"]["evict"].get<double>(), reshard = r["bytes_sent"]["reshard"].get<double>();
-  EXPECT_NEAR(static_cast<double>(traffic.evict), evict, 0.1 * evict);
+  EXPECT_NEAR(static_cast<double>(traffic.evict), evict, 0.05 * evict);
   EXPECT_NEAR(static_cast<double>(traffic.reshard), reshard, 0.25 * reshard);
 
   std::vector<int64_t> peaks = r["peak_bytes"];
@@ -96,7 +96,6 @@ TEST(Plan, RefusalNamesWhatFits) {
   // A little too much: half of the weights' bytes are more than that.
   text = testing::message_of<InputError>([&] { require_fit(input, plan_memory(input), 1, total - total / 30); });
   EXPECT_NE(text.find("model.dtype: bf16"), std::string::npos) << text;
-  EXPECT_NE(text.find("cache.policy: restkv with cache.budget: 15%"), std::string::npos) << text;
   EXPECT_THROW(require_fit(input, plan_memory(input), 2, total * 3 / 2), InputError);  // two such ranks
 }
 
