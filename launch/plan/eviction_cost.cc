@@ -11,6 +11,7 @@ namespace restkv {
 namespace {
 
 constexpr int64_t kF32 = 4;
+
 ShardPlan shard_of(const PlanInput& input, int rank) {
   int tensor = input.tensor_size();
   return make_shard_plan(input.model, input.sequence_size(), tensor, rank / tensor, rank % tensor, input.decode);
@@ -40,10 +41,8 @@ int64_t decode_rows(const PlanInput& input, const ShardPlan& shard) {
 
 bool reshards(const PlanInput& input) { return input.decode == DecodeMode::tensor && input.sequence_size() > 1; }
 
-}  // namespace
-
-int64_t eviction_scratch_bytes(const PlanInput& input, const ShardPlan& shard, int64_t L_lc) {
-  const Shard& held = shard.resident;
+/// Elements of the arrays that the decision of one layer needs at once.
+int64_t decision_scratch(const PlanInput& input, const Shard& held, int64_t L_lc) {
   SequencePartition partition(input.L, input.sequence_size());
   bool many = input.sequence_size() > 1;
   int64_t Hq = held.heads.Hq_lc(), rows = window_rows(input, held);
@@ -60,7 +59,14 @@ int64_t eviction_scratch_bytes(const PlanInput& input, const ShardPlan& shard, i
     statistics = rows * (L_lc + 2) + 2 * Hq * L_lc + beside;
     scores += Hq * L_lc;
   }
-  int64_t decision = std::max(statistics, scores + scored_rows(input, held) * kKeyBins[0]) * kF32;
+  return std::max(statistics, scores + scored_rows(input, held) * kKeyBins[0]);
+}
+
+}  // namespace
+
+int64_t eviction_scratch_bytes(const PlanInput& input, const ShardPlan& shard, int64_t L_lc) {
+  int64_t decision = input.evicts() ? decision_scratch(input, shard.resident, L_lc) * kF32 : 0;
+  // Packed, received and merged rows.
   int64_t moving = reshards(input) ? 3 * decode_rows(input, shard) * 2 * input.model.d * kF32 : 0;
   return std::max(decision, moving);
 }

@@ -101,7 +101,7 @@ MemoryPlan plan_memory(const PlanInput& input, int rank) {
   plan.cache = cache_bytes(input, shard, L_lc);
   plan.activations = L_lc * (m.hidden + q + m.d) * kF32;
   plan.activations += slice * (2 * m.hidden + 3 * shard.resident.mlp.size()) * kF32;
-  if (input.evicts()) plan.scratch = eviction_scratch_bytes(input, shard, L_lc);
+  plan.scratch = eviction_scratch_bytes(input, shard, L_lc);
   return plan;
 }
 

@@ -40,7 +40,7 @@ struct MemoryPlan {
   int64_t layer_kv = 0;     ///< one layer's local and gathered K and V, and the window's queries
   int64_t cache = 0;        ///< retained rows of all layers, with room for the new tokens
   int64_t activations = 0;  ///< residual stream, queries, one slice of the MLP
-  int64_t scratch = 0;      ///< the eviction of one layer
+  int64_t scratch = 0;      ///< the eviction of one layer, and its rows on their way to the decoding ranks
   int64_t total() const { return weights + output_factors + layer_kv + cache + activations + scratch; }
 };
 
