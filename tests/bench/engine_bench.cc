@@ -10,6 +10,7 @@
 #include <cstring>
 #include <thread>
 
+#include "dist/base/blas_kernels.h"
 #include "dist/base/error.h"
 #include "dist/base/mix.h"
 #include "dist/base/stopwatch.h"
@@ -109,13 +110,17 @@ int run(int argc, char** argv) {
   int threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / runtime.local_size());
   Checkpoint checkpoint = open_checkpoint(argv[1]);
   ProcessGrid grid(runtime.world(600), ranks, 1);
+  std::string kernels = choose_blas_kernels();
+  grid.world().barrier();
   // Ranks of one host share its memory bus: all measure at once, and the rates are summed.
   double ceilings[2] = {gemm_ceiling(threads), copy_ceiling(threads)};
   grid.world().all_reduce(std::span<double>(ceilings));
   bool root = grid.is_root();
   if (root)
-    printf("%d rank(s) x %d thread(s); float32 GEMM %.1f GFLOP/s; copy %.1f GB/s (read + written)\n", ranks, threads,
-           ceilings[0], ceilings[1]);
+    printf(
+        "%d rank(s) x %d thread(s); float32 GEMM (OpenBLAS, %s kernels) %.1f GFLOP/s; copy %.1f GB/s (read + "
+        "written)\n",
+        ranks, threads, kernels.c_str(), ceilings[0], ceilings[1]);
   if (root)
     printf("%7s %-7s %9s %8s %6s %22s %8s %11s %8s %7s %10s %10s\n", "tokens", "policy", "prefill s", "GFLOP/s",
            "share", "gemm/attn/exchange s", "evict s", "ms a layer", "decode/s", "share", "cache MiB", "peak MiB");
