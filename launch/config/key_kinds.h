@@ -66,7 +66,8 @@ KeySpec texts_key(std::string name, Affects affects, std::string doc, Field fiel
 
 /// An enum whose values are 0, 1, ... in the order of `names`.
 template <class Field>
-KeySpec choice_key(std::string name, Affects affects, std::string doc, std::vector<std::string> names, Field field) {
+KeySpec choice_key(std::string name, Affects affects, std::string doc, const std::vector<std::string>& names,
+                   Field field) {
   std::string list;
   std::string plain;
   for (const std::string& n : names) {

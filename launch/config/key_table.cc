@@ -19,8 +19,7 @@ constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
 // FIELD(model.path): the member of any RunConfig, const or not.
-#define FIELD(member) \
-  [](auto& c) -> auto& { return c.member; }
+#define FIELD(member) ([](auto& c) -> auto& { return c.member; })
 
 std::vector<KeySpec> model_keys() {
   return {
