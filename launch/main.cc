@@ -2,9 +2,11 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <chrono>
 #include <cstdlib>
 #include <exception>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "dist/base/error.h"
@@ -22,16 +24,23 @@ bool is_first_process() {
   return true;
 }
 
+/// Prints an error once. The other ranks wait a moment: the launcher ends all of them when the first one exits.
+int refuse(const std::string& text, int exit_code) {
+  if (is_first_process())
+    fmt::print(stderr, "restkv: error: {}\n", text);
+  else
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  return exit_code;
+}
+
 template <class Body>
 int guarded(const Body& body) {
   try {
     return body();
   } catch (const restkv::Error& e) {
-    if (is_first_process()) fmt::print(stderr, "restkv: error: {}\n", e.what());
-    return e.exit_code();
+    return refuse(e.what(), e.exit_code());
   } catch (const std::exception& e) {
-    if (is_first_process()) fmt::print(stderr, "restkv: error: {}\n", e.what());
-    return 1;
+    return refuse(e.what(), 1);
   }
 }
 
@@ -59,12 +68,11 @@ int main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
     bool asked = e.get_exit_code() == 0;  // --help, --version
-    if (asked && is_first_process()) return app.exit(e);
+    if (asked) return is_first_process() ? app.exit(e) : 0;
     bool unknown = app.get_subcommands().empty() && argc > 1 && argv[1][0] != '-';
     std::string text =
         unknown ? fmt::format("unknown subcommand \"{}\", expected run, plan or inspect", argv[1]) : e.what();
-    if (!asked && is_first_process()) fmt::print(stderr, "restkv: error: {} (restkv --help shows the usage)\n", text);
-    return asked ? 0 : 2;
+    return refuse(text + " (restkv --help shows the usage)", 2);
   }
   return guarded([&] {
     if (run->parsed()) return restkv::run_command(path, overrides);
