@@ -18,8 +18,7 @@ struct Evictor::State {
   const PolicyEntry& entry;
   std::unique_ptr<Policy> policy;
 
-  // Some KV head's query heads lie on several tensor ranks; the same answer on all of them.
-  bool groups_are_split() const { return tensor.size() > 1 && heads.Hkv % tensor.size() != 0; }
+  bool groups_are_split() const { return heads.groups_are_split(tensor.size()); }
   int64_t checked_budget(int64_t L) const;
   void check_input(const LayerKv& layer) const;
   Tensor kv_head_scores(const LocalShard& shard, const Tensor& scores);

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "dist/base/mix.h"
 #include "kvcache/device_dispatch.h"
-#include "kvcache/mix64.h"
 
 namespace restkv {
 namespace {

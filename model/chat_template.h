@@ -1,6 +1,7 @@
 // A model's own chat template (the subset of Jinja that model files use), rendered to the prompt text.
 #pragma once
 
+#include <ctime>
 #include <string>
 #include <vector>
 
@@ -11,10 +12,14 @@ struct ChatMessage {
   std::string content;
 };
 
-/// `source`: the template text. `origin`: the file it came from, for messages.
-/// Throws InputError for syntax or functions outside the supported subset, naming the construct, and for
-/// raise_exception() in the template, with its text.
+/// `source`: the template text. `origin`: the file it came from, for messages. `now`: what strftime_now() in the
+/// template reports; null: the local time.
+/// The variables of the template are messages, add_generation_prompt, bos_token, eos_token, and tools and documents,
+/// which are none. White space is treated as Hugging Face transformers does (trim_blocks, lstrip_blocks).
+/// Throws InputError for syntax or functions outside the supported subset (model/README.md), naming the construct and
+/// the line; for raise_exception() in the template, with its text; and for invalid UTF-8.
 std::string render_chat(const std::string& source, const std::string& origin, const std::vector<ChatMessage>& messages,
-                        bool add_generation_prompt, const std::string& bos_text, const std::string& eos_text);
+                        bool add_generation_prompt, const std::string& bos_text, const std::string& eos_text,
+                        const std::tm* now = nullptr);
 
 }  // namespace restkv

@@ -9,6 +9,9 @@ inline constexpr double kLogitsF32 = 1e-4;
 inline constexpr double kLogitsBf16 = 2e-2;
 /// Eviction scores against the published code, relative to the largest score.
 inline constexpr double kScoresF32 = 1e-4;
+/// The same where single rows give one position all but 1e-5 of the attention: in float32 the rest 1 - a is then known
+/// to a percent or so.
+inline constexpr double kScoresNearOneF32 = 5e-2;
 /// One op in float32 against double precision, relative to the largest magnitude of the result.
 inline constexpr double kOpF32 = 2e-6;
 /// Perplexity against an independent implementation, relative.

@@ -18,11 +18,21 @@ struct PolicyScores {
   std::vector<int64_t> kernel, shift;
 };
 
+/// What a policy's statistics exchange for one layer; exchange_bytes.h turns it into bytes.
+struct PolicyExchanges {
+  bool softmax = false;      ///< logits(), softmax() or anything made of them
+  int64_t output_rows = 0;   ///< rows per query head whose outputs are folded: 1 past_outputs(), W window_outputs()
+  bool top_sets = false;     ///< top_position_sums()
+  bool past_scores = false;  ///< gather_past() of one row per query head
+};
+
 class Policy {
  public:
   virtual ~Policy() = default;
   /// Collective when the policy uses collective statistics.
   virtual PolicyScores score(LayerStatistics& layer) const = 0;
+  /// Must name what score() exchanges; nothing by default.
+  virtual PolicyExchanges exchanges(const CacheConfig&) const { return {}; }
 };
 
 /// A line of the table in table.cc.

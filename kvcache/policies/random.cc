@@ -1,6 +1,6 @@
 // Control: uniform random scores. The generator counts on (seed, layer, KV head, global position), so every layout
 // keeps the same set.
-#include "kvcache/mix64.h"
+#include "dist/base/mix.h"
 #include "kvcache/policies/policy.h"
 
 namespace restkv {

@@ -12,6 +12,11 @@ class RestKv : public Policy {
     return smooth_scores(layer, layer.config().mode == ScoreMode::after ? after(layer) : before(layer));
   }
 
+  PolicyExchanges exchanges(const CacheConfig& config) const override {
+    return {true, config.mode == ScoreMode::after ? 1 : config.window, config.pooling == Pooling::adaptive,
+            config.pooling != Pooling::none};
+  }
+
  private:
   static RowReduction temporal(const CacheConfig& config) {
     return config.temporal == TemporalSmoothing::ema ? RowReduction::ema : RowReduction::mean;

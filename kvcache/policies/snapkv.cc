@@ -10,6 +10,10 @@ class SnapKv : public Policy {
   PolicyScores score(LayerStatistics& layer) const override {
     return smooth_scores(layer, layer.attention(RowReduction::sum));
   }
+
+  PolicyExchanges exchanges(const CacheConfig& config) const override {
+    return {true, 0, false, config.pooling != Pooling::none};
+  }
 };
 
 }  // namespace

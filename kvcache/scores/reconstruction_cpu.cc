@@ -71,19 +71,24 @@ void apply_factor(const float* r, const float* x, int64_t d, float* y) {
   });
 }
 
-// c [rows, d] = (r o) per row of o [rows, d], and the norms of the rows: once per layer, so plain loops.
-void transform_outputs(const float* r, const float* o, int64_t d, float* c, float* norm) {
-  float sum = 0.0f;
-  for (int64_t i = 0; i < d; ++i) {
-    float value = o[i];
-    if (r != nullptr) {
-      value = 0.0f;
-      for (int64_t k = i; k < d; ++k) value += r[i * d + k] * o[k];
+// c [rows, d] = r o for the rows of o [rows, d], and their norms. By the same kernel as r v: where one position takes
+// all attention, o is v bit for bit, and their difference must be zero.
+void transform_outputs(const float* r, const float* o, int64_t rows, int64_t d, float* c, float* norm) {
+  TileBuffer panel(d * kPanel), y(d * kPanel);
+  for (int64_t first = 0; first < rows; first += kPanel) {
+    const int64_t count = std::min(kPanel, rows - first);
+    pack_panel(o + first * d, d, count, d, panel.get());
+    apply_factor(r, panel.get(), d, y.get());
+    for (int64_t j = 0; j < count; ++j) {
+      float sum = 0.0f;
+      for (int64_t k = 0; k < d; ++k) {
+        const float value = y[k * kPanel + j];
+        c[(first + j) * d + k] = value;
+        sum += value * value;
+      }
+      norm[first + j] = std::sqrt(sum);
     }
-    c[i] = value;
-    sum += value * value;
   }
-  *norm = std::sqrt(sum);
 }
 
 // distance[w] = ||c_w - y_j|| for the panel's columns y_j.
@@ -140,10 +145,11 @@ void reconstruction_before(Context& ctx, const HeadLayout& heads, const LocalSha
   // ||R (o_w - v)|| for W outputs as ||R o_w - R v||: R v once instead of W times. The difference is still taken
   // before squaring; its rounding is that of o_w itself.
   TileBuffer c(Hq_lc * W * d), scale(Hq_lc * W);
-  ctx.parallel_for(Hq_lc * W, [&](int64_t row) {
-    float norm = 0.0f;
-    transform_outputs(r == nullptr ? nullptr : r + row / W * d * d, o + row * d, d, c + row * d, &norm);
-    scale[row] = options.normalize && norm > 0.0f ? 1.0f / norm : 1.0f;
+  ctx.parallel_for(Hq_lc, [&](int64_t h) {
+    float* row_scale = scale + h * W;
+    transform_outputs(r == nullptr ? nullptr : r + h * d * d, o + h * W * d, W, d, c + h * W * d, row_scale);
+    for (int64_t w = 0; w < W; ++w)
+      row_scale[w] = options.normalize && row_scale[w] > 0.0f ? 1.0f / row_scale[w] : 1.0f;
   });
   for_panel_runs(ctx, heads, shard, [&](int64_t g, Panels run) {
     TileBuffer values(d * kPanel), y(d * kPanel), distance(W * kPanel);

@@ -1,5 +1,8 @@
 #include <algorithm>
+#include <bit>
+#include <cstring>
 
+#include "dist/base/lanes.h"
 #include "kvcache/select/radix_pass.h"
 
 namespace restkv::cpu {
@@ -11,7 +14,7 @@ constexpr int64_t kChunk = 256;
 // use, because making them vectorises and counting them does not.
 template <class F>
 void for_key_chunks(const SelectRows& input, int64_t row, F&& body) {
-  uint32_t keys[kChunk];
+  uint32_t keys[kChunk] = {};
   for (const Segment& segment : *input.segments) {
     const float* values = input.values + row * input.stride + segment.local;
     for (int64_t first = 0; first < segment.count; first += kChunk) {
@@ -19,6 +22,26 @@ void for_key_chunks(const SelectRows& input, int64_t row, F&& body) {
       for (int64_t i = 0; i < count; ++i) keys[i] = order_key(values[first + i]);
       body(keys, count, segment.local + first, segment.global + first);
     }
+  }
+}
+
+// Calls body(i) for i in [0, count) with keys[i] >> shift == prefix, ascending. Few match, so sixteen are tested at
+// once and a run without a match costs no branch miss. keys has room for a multiple of kLanes.
+template <class F>
+void for_matches(const uint32_t* keys, int64_t count, int shift, uint32_t prefix, F&& body) {
+  typedef uint32_t KeyLanes __attribute__((vector_size(kLanes * sizeof(uint32_t))));
+  typedef int8_t ByteLanes __attribute__((vector_size(kLanes)));
+  for (int64_t first = 0; first < count; first += kLanes) {
+    KeyLanes key;
+    std::memcpy(&key, keys + first, sizeof(key));
+    const ByteLanes equal = __builtin_convertvector(key >> shift == prefix, ByteLanes);
+    uint64_t mask[2];
+    std::memcpy(mask, &equal, sizeof(mask));
+    for (int64_t half = 0; half < 2; ++half)
+      for (uint64_t m = mask[half] & 0x0101010101010101u; m != 0; m &= m - 1) {
+        const int64_t i = first + half * 8 + std::countr_zero(m) / 8;
+        if (i < count) body(i);
+      }
   }
 }
 
@@ -31,14 +54,24 @@ void count_keys(Context& ctx, const SelectRows& input, const RadixRow* state, Di
   ctx.parallel_for(input.rows, [&](int64_t row) {
     int32_t* count = histogram + row * bins;
     std::fill_n(count, bins, 0);
-    const uint32_t prefix = state[row].prefix;
+    if (above == 32) {
+      // Neighbours often share the first digit, and a counter takes several cycles until it can be raised again.
+      constexpr int64_t kCopies = 4;
+      thread_local std::vector<int32_t> copies;
+      copies.assign(static_cast<size_t>(kCopies * bins), 0);
+      int32_t* c = copies.data();
+      for_key_chunks(input, row, [&](const uint32_t* keys, int64_t n, int64_t, int64_t) {
+        int64_t i = 0;
+        for (; i + kCopies <= n; i += kCopies)
+          for (int64_t j = 0; j < kCopies; ++j) ++c[j * bins + (keys[i + j] >> digit.shift)];
+        for (; i < n; ++i) ++c[keys[i] >> digit.shift];
+      });
+      for (int64_t j = 0; j < kCopies; ++j)
+        for (int64_t bin = 0; bin < bins; ++bin) count[bin] += c[j * bins + bin];
+      return;
+    }
     for_key_chunks(input, row, [&](const uint32_t* keys, int64_t n, int64_t, int64_t) {
-      if (above == 32) {
-        for (int64_t i = 0; i < n; ++i) ++count[keys[i] >> digit.shift];
-      } else {
-        for (int64_t i = 0; i < n; ++i)
-          if (keys[i] >> above == prefix) ++count[(keys[i] >> digit.shift) & mask];
-      }
+      for_matches(keys, n, above, state[row].prefix, [&](int64_t i) { ++count[(keys[i] >> digit.shift) & mask]; });
     });
   });
 }
@@ -52,11 +85,11 @@ void count_tie_positions(Context& ctx, const SelectRows& input, const std::vecto
     std::fill_n(count, bins, 0);
     const uint64_t prefix = state[j].prefix;
     for_key_chunks(input, row_id[j], [&](const uint32_t* keys, int64_t n, int64_t, int64_t global) {
-      for (int64_t i = 0; i < n; ++i) {
+      for_matches(keys, n, 0, wanted_key[j], [&](int64_t i) {
         const uint64_t position = static_cast<uint64_t>(global + i);
-        if (keys[i] == wanted_key[j] && position >> (digit.shift + digit.bits) == prefix)
+        if (position >> (digit.shift + digit.bits) == prefix)
           ++count[(position >> digit.shift) & static_cast<uint64_t>(bins - 1)];
-      }
+      });
     });
   });
 }

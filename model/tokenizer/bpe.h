@@ -13,6 +13,7 @@ class BpeMerges {
  public:
   /// A rule that is given twice has the rank given last.
   void add(int32_t left, int32_t right, int32_t rank, int32_t merged);
+  void reserve(size_t rules) { rules_.reserve(rules); }
   size_t size() const { return rules_.size(); }
 
   /// Buffers of merge(), to be reused over many words.

@@ -80,6 +80,7 @@ void fill_merges(const BpeFile& file, const IdByText& ids, BpeVocabulary& vocabu
                  rank, file.merges[rank].first, file.merges[rank].second, token, file.tokens_key);
     return entry->second;
   };
+  vocabulary.merges.reserve(file.merges.size());
   for (size_t rank = 0; rank < file.merges.size(); ++rank) {
     const auto& [left, right] = file.merges[rank];
     const int32_t left_id = id_of(rank, left);

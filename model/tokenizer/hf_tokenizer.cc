@@ -1,8 +1,8 @@
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "dist/base/error.h"
+#include "model/json_reader.h"
 #include "model/tokenizer/byte_level_bpe.h"
 #include "model/tokenizer/hf_pre_tokenizer.h"
 #include "model/tokenizer/json_value.h"
@@ -12,16 +12,6 @@ namespace restkv {
 namespace {
 
 using nlohmann::json;
-
-json parse_file(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in) fail_input("{}: cannot be read", path);
-  try {
-    return json::parse(in);
-  } catch (const json::exception& error) {
-    fail_input("{}: not valid JSON: {}", path, error.what());
-  }
-}
 
 // Settings of model that change the result and that byte-level models leave off.
 void refuse_other_settings(const JsonValue& model) {
@@ -164,7 +154,7 @@ std::shared_ptr<Tokenizer> load_hf_tokenizer(const std::string& directory) {
   const std::string path = (folder / "tokenizer.json").string();
   const std::string config_path = (folder / "tokenizer_config.json").string();
   if (!std::filesystem::exists(path)) return nullptr;
-  const json document = parse_file(path);
+  const json document = read_json_object(path);
   const JsonValue root(document, path, "");
   const JsonValue model = root.at("model");
   ByteLevelBpeParts parts;
@@ -182,7 +172,7 @@ std::shared_ptr<Tokenizer> load_hf_tokenizer(const std::string& directory) {
   TokenNames names;
   names.leading = leading_token(root.at("post_processor"), 0);
   names.unknown = model.at("unk_token").string_or("");
-  const json config = std::filesystem::exists(config_path) ? parse_file(config_path) : json::object();
+  const json config = std::filesystem::exists(config_path) ? read_json_object(config_path) : json::object();
   const JsonValue settings(config, config_path, "");
   names.bos = token_text(settings.at("bos_token"));
   names.eos = token_text(settings.at("eos_token"));

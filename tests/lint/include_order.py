@@ -8,7 +8,8 @@ Usage: include_order.py [ROOT]
 - Own headers are included by their path from the repository root, in quotes; other headers in <>.
 - Headers have #pragma once and contain no build flag: what a header declares must not depend on how a file that
   includes it was configured.
-- Only launch/ (and tests) read YAML or the environment; the MPI runtime may ask what mpirun left there.
+- Only launch/ (and tests) read YAML or the environment; two files of dist/ may talk with their own libraries
+  through it (what mpirun left there; OpenBLAS's choice of kernels).
 """
 
 import os
@@ -22,7 +23,7 @@ CONDITION = re.compile(r"^\s*#\s*(?:if|ifdef|ifndef|elif)\b(.*)")
 BUILD_FLAG = re.compile(r"\b(?:RESTKV_\w+|NDEBUG|(?:HAVE|WITH|USE|ENABLE)_\w+)\b")
 ENVIRONMENT = re.compile(r"\b(?:secure_)?getenv\s*\(|\benviron\b")
 
-ENVIRONMENT_READERS = ("launch/", "dist/comm/mpi_runtime.cc")
+ENVIRONMENT_READERS = ("launch/", "dist/comm/mpi_runtime.cc", "dist/base/blas_kernels.cc")
 
 
 def allowed_folders(path):

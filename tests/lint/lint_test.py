@@ -116,6 +116,8 @@ class PlantedViolations(unittest.TestCase):
         self.expect(layout.check, "tests/model/b_test.cc", "not listed")
         self.plant("tests/model/CMakeLists.txt", "restkv_test(a_test)\n# restkv_test(b_test)\n")
         self.expect(layout.check, "tests/model/b_test.cc", "not listed")
+        self.plant("tests/model/CMakeLists.txt", "foreach(test a b)\n  restkv_test(${test}_test)\nendforeach()\n")
+        self.assertEqual(layout.check(self.root), [])
 
     def run_lint(self, script, *arguments):
         here = os.path.dirname(os.path.abspath(__file__))

@@ -2,6 +2,7 @@
 #include <cstdlib>
 
 #include "dist/base/error.h"
+#include "model/checkpoint.h"
 #include "model/tokenizer/normalizer.h"
 #include "tests/model/tokenizer_fixture.h"
 
@@ -126,6 +127,29 @@ TEST(TokenizerTest, GgufMetadataGivesTheSameIdsAwayFromAddedTokens) {
     EXPECT_GT(strings.size(), 1500u);
     expect_same_ids(*make_gguf_tokenizer(gguf_from_fixture(name, pre)), strings, expected, true);
   }
+}
+
+// The whole vocabulary of a real model, from its GGUF file.
+TEST(TokenizerTest, SmolLm2GivesTheReferenceIds) {
+  const char* path = std::getenv("RESTKV_SMOLLM2");
+  if (path == nullptr || !std::filesystem::exists(path))
+    GTEST_SKIP() << "RESTKV_SMOLLM2 names no file; launch/fetch_smollm2.sh fetches the model";
+  const auto tokenizer = open_checkpoint(path).tokenizer;
+  ASSERT_TRUE(tokenizer);
+  EXPECT_EQ(tokenizer->vocab_size(), 49152);
+  EXPECT_EQ(tokenizer->eos_text(), "<|im_end|>");
+  EXPECT_FALSE(tokenizer->add_bos());
+  expect_same_ids(*tokenizer, fixture_strings(), read_ids("smollm2"), true);
+  // This model has no token for some bytes; text without them comes back as it was.
+  int same = 0;
+  for (const std::string& text : fixture_strings()) {
+    bool whole = true;
+    for (const char byte : text) whole = whole && tokenizer->id_of(std::string(1, byte)) >= 0;
+    if (!whole) continue;
+    ++same;
+    EXPECT_EQ(tokenizer->decode(tokenizer->encode(text, false), true), text);
+  }
+  EXPECT_GT(same, 1500);
 }
 
 TEST(TokenizerTest, BosAndEos) {

@@ -1,0 +1,44 @@
+#include "kvcache/exchange_bytes.h"
+
+#include "dist/comm/collective.h"
+#include "kvcache/local_shard.h"
+#include "kvcache/policies/policy.h"
+#include "kvcache/select/radix_select.h"
+
+namespace restkv {
+namespace {
+
+int64_t select_bytes(int ranks, int64_t rows) {
+  int64_t bytes = 0;
+  for (int64_t bins : kKeyBins)
+    bytes += collective::sent_by_all_reduce(ranks, rows * bins * static_cast<int64_t>(sizeof(int32_t)));
+  return bytes;
+}
+
+}  // namespace
+
+ExchangeBytes eviction_exchange_bytes(const CacheConfig& config, const HeadLayout& heads,
+                                      const SequencePartition& partition, int sequence_rank, int tensor_size) {
+  const PolicyEntry& entry = find_policy(config.policy);
+  if (!entry.evicts) return {};
+  const PolicyExchanges use = entry.make(config)->exchanges(config);
+  const int ranks = partition.ranks();
+  const int64_t f32 = sizeof(float), Hq_lc = heads.Hq_lc(), rows = Hq_lc * config.window;
+  const LocalShard shard = make_local_shard(partition, sequence_rank, config.window);
+  const int64_t blocks = static_cast<int64_t>(shard.blocks.size());
+  ExchangeBytes bytes;
+  if (use.softmax) bytes.sequence += collective::sent_by_all_gather(ranks, blocks * rows * 2 * f32);
+  bytes.sequence += collective::sent_by_all_gather(ranks, blocks * Hq_lc * use.output_rows * heads.d * f32);
+  if (use.top_sets)
+    bytes.sequence +=
+        select_bytes(ranks, rows) + collective::sent_by_all_reduce(ranks, rows * static_cast<int64_t>(sizeof(int64_t)));
+  if (use.past_scores) bytes.sequence += collective::sent_by_all_gather(ranks, Hq_lc * shard.past_count() * f32);
+  const bool per_query_head = entry.unit == Granularity::query_head && config.granularity == Granularity::query_head;
+  bytes.sequence += select_bytes(ranks, per_query_head ? Hq_lc : heads.Hkv_lc());
+  const bool mean_over_group = entry.unit == Granularity::query_head && config.granularity == Granularity::kv_head;
+  if (mean_over_group && heads.groups_are_split(tensor_size))
+    bytes.tensor += collective::sent_by_all_gather(tensor_size, Hq_lc * shard.stride * f32);
+  return bytes;
+}
+
+}  // namespace restkv

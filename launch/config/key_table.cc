@@ -1,0 +1,194 @@
+#include "launch/config/key_table.h"
+
+#include <algorithm>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "dist/base/error.h"
+#include "launch/config/key_kinds.h"
+#include "launch/config/nearest.h"
+
+namespace restkv {
+namespace {
+
+constexpr Affects kResults = Affects::results;
+constexpr Affects kSpeed = Affects::speed;
+constexpr Affects kNeither = Affects::neither;
+constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
+constexpr double kInf = std::numeric_limits<double>::infinity();
+
+// FIELD(model.path): the member of any RunConfig, const or not.
+#define FIELD(member) ([](auto& c) -> auto& { return c.member; })
+
+std::vector<KeySpec> model_keys() {
+  return {
+      text_key("model.path", kResults, "Hugging Face directory or GGUF file. Required.", FIELD(model.path)),
+      choice_key("model.dtype", kResults,
+                 "How weights are held in memory. `auto`: bf16 where the file stores bf16, else f32. `bf16` halves the "
+                 "memory and the time of a decode step of an f32 model, and rounds its weights.",
+                 {"auto", "f32", "bf16"}, FIELD(model.dtype)),
+  };
+}
+
+std::vector<KeySpec> parallel_keys() {
+  return {
+      integer_key("parallel.sequence", "ranks", kSpeed,
+                  "Ranks that the prompt's tokens are spread over. 0: all ranks that `tensor` leaves.", 0, 65536,
+                  FIELD(parallel.sequence)),
+      integer_key("parallel.tensor", "ranks", kSpeed,
+                  "Ranks that heads, MLP and vocabulary are spread over. sequence x tensor is the number of ranks.", 1,
+                  65536, FIELD(parallel.tensor)),
+      integer_key("parallel.threads", "threads", kSpeed,
+                  "CPU threads of a rank. 0: the cores it may run on, shared evenly with the ranks beside it.", 0, 4096,
+                  FIELD(parallel.threads)),
+      choice_key("parallel.decode", kSpeed,
+                 "Decode layout. `sequence`: every rank attends its own kept tokens. `tensor`: heads are re-sharded "
+                 "over all ranks after prefill. `auto`: `tensor` when all ranks are on one host, else `sequence`.",
+                 {"auto", "sequence", "tensor"}, FIELD(parallel.decode)),
+      real_key("parallel.timeout_s", "seconds", kNeither,
+               "Deadline of a collective call; a rank that waits longer ends the run. 0: none.", 0.0, 1e9,
+               FIELD(parallel.timeout_s)),
+      real_key("parallel.memory_gib", "GiB", kNeither,
+               "Memory that the ranks of a host may plan to use together; a run that needs more is refused. 0: what "
+               "the host has available.",
+               0.0, 1e9, FIELD(parallel.memory_gib)),
+  };
+}
+
+std::vector<KeySpec> cache_keys() {
+  return {
+      text_key("cache.policy", kResults,
+               "What is kept: `restkv`, `full` (everything), or another name of the table in kvcache/README.md.",
+               FIELD(cache.policy)),
+      budget_key("cache.budget", "tokens",
+                 "Tokens kept per KV head and layer, window included: a count (`1024`), or a share of the prompt "
+                 "(`0.15` or `15%`), rounded up. A prompt that is not longer is not evicted.",
+                 FIELD(cache.budget)),
+      integer_key("cache.window", "tokens", kResults, "Last prompt tokens, whose queries score the past. Always kept.",
+                  1, kMost, FIELD(cache.window)),
+      choice_key("cache.granularity", kResults,
+                 "`kv_head`: one kept set per KV head. `query_head`: one per query head, with its own copy of K and V, "
+                 "as published; the cache grows by query heads / KV heads.",
+                 {"kv_head", "query_head"}, FIELD(cache.granularity)),
+      choice_key("cache.mode", kResults,
+                 "`restkv`: smooth the attention over the window, then score (`after`), or score each query, then "
+                 "smooth the scores (`before`).",
+                 {"after", "before"}, FIELD(cache.mode)),
+      bool_key("cache.use_wo", kResults, "`restkv`: reconstruction error after the output projection, else before it.",
+               FIELD(cache.use_wo)),
+      bool_key("cache.normalize", kResults, "`restkv`, mode `before`: divide by the norm of the query's output.",
+               FIELD(cache.normalize)),
+      choice_key("cache.temporal", kResults, "`restkv`: how window rows are combined, moving average or plain mean.",
+                 {"ema", "mean"}, FIELD(cache.temporal)),
+      real_key("cache.alpha", "", kResults, "`restkv`: weight of the newer row in the moving average.", 0.0, 1.0,
+               FIELD(cache.alpha)),
+      real_key("cache.tau", "", kResults, "`restkv`: exponent of the reconstruction error.", 0.0, 100.0,
+               FIELD(cache.tau)),
+      choice_key("cache.pooling", kResults,
+                 "`restkv`: smoothing of the scores along the prompt; `adaptive` takes width and shift from the drift "
+                 "of the attention.",
+                 {"adaptive", "average", "max", "none"}, FIELD(cache.pooling)),
+      integer_key("cache.kernel_size", "tokens", kResults,
+                  "`restkv`: smallest (`adaptive`) or only (`average`, `max`) width of the smoothing; odd.", 1, kMost,
+                  FIELD(cache.kernel_size)),
+      real_key("cache.beta", "tokens", kResults, "`restkv`, pooling `adaptive`: drift per token of shift.", 0.0, kInf,
+               FIELD(cache.beta)),
+      unsigned_key("cache.seed", kResults, "`random`: seed of the choice.", FIELD(cache.seed)),
+  };
+}
+
+std::vector<KeySpec> prompt_keys() {
+  return {
+      text_key("prompt.text", kResults, "The prompt itself. One of `text`, `file` and `jsonl` is required.",
+               FIELD(prompt.text)),
+      text_key("prompt.file", kResults, "A file whose whole text is the prompt.", FIELD(prompt.file)),
+      text_key("prompt.jsonl", kResults,
+               "A file of prompts, one JSON object a line: `prompt` (text) or `messages` (list of `role` and "
+               "`content`), optional `id`.",
+               FIELD(prompt.jsonl)),
+      choice_key("prompt.chat", kResults,
+                 "`auto`: through the model's chat template when it has one. `none`: the text as it stands.",
+                 {"auto", "none"}, FIELD(prompt.chat)),
+      text_key("prompt.system", kResults, "System message in front of every prompt. Empty: none.",
+               FIELD(prompt.system)),
+      integer_key("prompt.max_tokens", "tokens", kResults,
+                  "A longer prompt loses tokens from its middle until it fits; the result says how many. 0: no limit.",
+                  0, kMost, FIELD(prompt.max_tokens)),
+  };
+}
+
+std::vector<KeySpec> generate_keys() {
+  return {
+      integer_key("generate.max_new_tokens", "tokens", kResults, "Most tokens to generate.", 1, kMost,
+                  FIELD(generate.max_new_tokens)),
+      real_key("generate.temperature", "", kResults, "0: greedy. Above: sampling at this temperature.", 0.0, 100.0,
+               FIELD(generate.temperature)),
+      integer_key("generate.top_k", "tokens", kResults, "Sample among the k likeliest tokens. 0: all.", 0, kMost,
+                  FIELD(generate.top_k)),
+      real_key("generate.top_p", "", kResults, "Sample among the likeliest tokens that hold this probability together.",
+               0.0, 1.0, FIELD(generate.top_p)),
+      unsigned_key("generate.seed", kResults, "Seed of sampling; the same on every layout.", FIELD(generate.seed)),
+      texts_key("generate.stop", kResults, "Texts that end the generation; they are not part of the result's text.",
+                FIELD(generate.stop)),
+      bool_key("generate.ignore_eos", kResults, "Go on after the model's own stop tokens.", FIELD(generate.ignore_eos)),
+  };
+}
+
+std::vector<KeySpec> output_keys() {
+  return {
+      text_key("output.file", kNeither,
+               "Results, one JSON line per request, appended. `{config}` is the YAML file's name. Empty: no file.",
+               FIELD(output.file)),
+      bool_key("output.resume", kNeither, "Skip requests that the file already holds under the same configuration.",
+               FIELD(output.resume)),
+      bool_key("output.stream", kNeither, "Print the text to standard output as it is generated.",
+               FIELD(output.stream)),
+      bool_key("output.progress", kNeither, "Show a progress bar (rank 0, on a terminal only).",
+               FIELD(output.progress)),
+  };
+}
+#undef FIELD
+
+std::string last_part(const std::string& name) { return name.substr(name.rfind('.') + 1); }
+
+}  // namespace
+
+const std::vector<KeySpec>& run_keys() {
+  static const std::vector<KeySpec> keys = [] {
+    std::vector<KeySpec> all;
+    for (auto section : {model_keys(), parallel_keys(), cache_keys(), prompt_keys(), generate_keys(), output_keys()})
+      for (KeySpec& key : section) all.push_back(std::move(key));
+    return all;
+  }();
+  return keys;
+}
+
+const KeySpec* find_key(const std::string& name) {
+  for (const KeySpec& key : run_keys())
+    if (key.name == name) return &key;
+  return nullptr;
+}
+
+std::string nearest_key(const std::string& name) {
+  const KeySpec* best = nullptr;
+  int64_t best_distance = kMost;
+  for (const KeySpec& key : run_keys()) {
+    // A key in the wrong section is nearer than any misspelling of two letters.
+    int64_t distance = std::min(edit_distance(name, key.name), edit_distance(last_part(name), last_part(key.name)) + 1);
+    if (distance < best_distance) {
+      best = &key;
+      best_distance = distance;
+    }
+  }
+  return best->name;
+}
+
+std::string markdown_row(const KeySpec& key) {
+  static const char* const names[] = {"results", "speed", "neither"};
+  std::string unit = key.unit.empty() ? "-" : key.unit;
+  return fmt::format("| `{}` | {} | {} | `{}` | {} | {} |", key.name, key.type, unit, key.get(RunConfig{}),
+                     names[static_cast<int>(key.affects)], key.doc);
+}
+
+}  // namespace restkv

@@ -1,0 +1,151 @@
+#include "launch/plan/memory_plan.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "dist/base/error.h"
+#include "kvcache/evict.h"
+#include "kvcache/policies/policy.h"
+#include "launch/plan/eviction_cost.h"
+#include "launch/results/record.h"
+
+namespace restkv {
+namespace {
+
+constexpr int64_t kF32 = 4;
+// Rows of one MLP slice (model/prefill.cc).
+constexpr int64_t kSliceRows = 1024;
+
+ShardPlan shard_of(const PlanInput& input, int rank) {
+  int tensor = input.tensor_size();
+  return make_shard_plan(input.model, input.sequence_size(), tensor, rank / tensor, rank % tensor, input.decode);
+}
+
+/// Elements times the bytes in which this matrix is held.
+int64_t matrix_bytes(const PlanInput& input, const std::string& name, int64_t elements) {
+  std::optional<DType> dtype = weight_dtype(input.config.model.dtype);
+  return elements * size_of(dtype ? *dtype : input.weights->natural_dtype(name));
+}
+
+int64_t weight_bytes(const PlanInput& input, const Shard& shard) {
+  const ModelConfig& m = input.model;
+  int64_t q = shard.heads.Hq_lc() * m.d, kv = shard.heads.Hkv_lc() * m.d, mlp = shard.mlp.size();
+  int64_t vocabulary = shard.vocab.size() * m.hidden;
+  int64_t total = m.hidden * kF32 + matrix_bytes(input, "model.embed_tokens.weight", vocabulary);
+  if (!m.tied_embeddings) total += matrix_bytes(input, "lm_head.weight", vocabulary);
+  for (int64_t layer = 0; layer < m.layers; ++layer) {
+    auto bytes = [&](const char* name, int64_t elements) {
+      return matrix_bytes(input, fmt::format("model.layers.{}.{}.weight", layer, name), elements);
+    };
+    total += 2 * m.hidden * kF32;
+    total += bytes("self_attn.q_proj", (q + 2 * kv) * m.hidden) + bytes("self_attn.o_proj", q * m.hidden);
+    total += bytes("mlp.gate_proj", 2 * mlp * m.hidden) + bytes("mlp.down_proj", mlp * m.hidden);
+  }
+  return total;
+}
+
+/// Rows that decoding and retention hold on this rank, times K and V.
+int64_t cache_bytes(const PlanInput& input, const ShardPlan& shard, int64_t L_lc) {
+  bool per_query = input.config.cache.granularity == Granularity::query_head;
+  const HeadLayout& heads = shard.decode.heads;
+  int64_t cache_heads = per_query ? heads.Hq_lc() : heads.Hkv_lc();
+  int64_t rows = input.kept(), reserve = input.new_tokens;
+  if (input.decode == DecodeMode::sequence) {
+    // Kept rows stay where they lay; that a rank's share follows its share of the prompt is an expectation.
+    rows = input.evicts() ? (rows * L_lc + input.L - 1) / std::max<int64_t>(1, input.L) : L_lc;
+    reserve = (reserve + input.sequence_size() - 1) / input.sequence_size();
+  }
+  return 2 * input.model.layers * cache_heads * (rows + reserve) * input.model.d * kF32;
+}
+
+}  // namespace
+
+bool PlanInput::evicts() const { return find_policy(config.cache.policy).evicts && L > config.cache.budget.resolve(L); }
+
+int64_t PlanInput::kept() const { return evicts() ? config.cache.budget.resolve(L) : L; }
+
+PlanInput make_plan_input(const Checkpoint& checkpoint, const RunConfig& config, DecodeMode decode, int64_t L) {
+  PlanInput input;
+  input.model = checkpoint.config;
+  input.weights = checkpoint.weights.get();
+  input.config = config;
+  input.decode = decode;
+  input.L = L;
+  input.new_tokens = config.generate.max_new_tokens - 1;
+  if (input.model.max_positions > 0)
+    input.new_tokens = std::clamp<int64_t>(input.new_tokens, 0, std::max<int64_t>(0, input.model.max_positions - L));
+  // The policy itself says what it reads.
+  Context ctx({Device::cpu, 1});
+  auto self = make_self_communicator();
+  HeadLayout heads{input.model.Hq, input.model.Hkv, input.model.d, split_heads(input.model.Hq, input.model.Hkv, 1, 0)};
+  Evictor evictor(ctx, *self, *self, heads, config.cache);
+  input.output_factors = evictor.needs_output_factors();
+  input.window_queries = evictor.needs_window_queries();
+  return input;
+}
+
+MemoryPlan plan_memory(const PlanInput& input, int rank) {
+  const ModelConfig& m = input.model;
+  ShardPlan shard = shard_of(input, rank);
+  int sequence_rank = rank / input.tensor_size();
+  int64_t L_lc = SequencePartition(input.L, input.sequence_size()).local_size(sequence_rank);
+  int64_t slice = std::min(kSliceRows, L_lc);
+  int64_t q = shard.resident.heads.Hq_lc() * m.d, kv = shard.resident.heads.Hkv_lc() * m.d;
+
+  MemoryPlan plan;
+  plan.weights = weight_bytes(input, shard.resident);
+  if (input.output_factors) plan.output_factors = m.layers * shard.resident.heads.Hq_lc() * m.d * m.d * kF32;
+  plan.layer_kv = 2 * L_lc * kv * kF32;
+  if (input.sequence_size() > 1) plan.layer_kv += 2 * input.L * kv * kF32;
+  if (input.evicts() && input.window_queries) plan.layer_kv += input.config.cache.window * q * kF32;
+  plan.cache = cache_bytes(input, shard, L_lc);
+  plan.activations = L_lc * (m.hidden + q + m.d) * kF32;
+  plan.activations += slice * (2 * m.hidden + 3 * shard.resident.mlp.size()) * kF32;
+  plan.scratch = eviction_scratch_bytes(input, shard, L_lc);
+  return plan;
+}
+
+MemoryPlan plan_memory(const PlanInput& input) {
+  MemoryPlan most;
+  for (int rank = 0; rank < input.ranks(); ++rank) {
+    MemoryPlan plan = plan_memory(input, rank);
+    if (rank == 0 || plan.total() > most.total()) most = plan;
+  }
+  return most;
+}
+
+std::string describe(const MemoryPlan& plan, int ranks_per_host, int64_t available) {
+  std::string host = available > 0 ? format_bytes(available) + " available" : "available memory unknown";
+  return fmt::format(
+      "weights {} + output factors {} + one layer's K/V {} + retained cache {} + activations {} + scratch {} = {} a "
+      "rank; {} rank{} on this host: {}, {}",
+      format_bytes(plan.weights), format_bytes(plan.output_factors), format_bytes(plan.layer_kv),
+      format_bytes(plan.cache), format_bytes(plan.activations), format_bytes(plan.scratch), format_bytes(plan.total()),
+      ranks_per_host, ranks_per_host == 1 ? "" : "s", format_bytes(plan.total() * ranks_per_host), host);
+}
+
+int64_t memory_limit(const RunConfig& config, int64_t available) {
+  double gib = config.parallel.memory_gib;
+  return gib > 0 ? static_cast<int64_t>(gib * 1024 * 1024 * 1024) : available;
+}
+
+DecodeMode resolve_decode(DecodeChoice choice, bool one_host) {
+  if (choice == DecodeChoice::automatic) return one_host ? DecodeMode::tensor : DecodeMode::sequence;
+  return choice == DecodeChoice::tensor ? DecodeMode::tensor : DecodeMode::sequence;
+}
+
+std::optional<DType> weight_dtype(WeightDtype choice) {
+  if (choice == WeightDtype::automatic) return std::nullopt;
+  return choice == WeightDtype::f32 ? DType::f32 : DType::bf16;
+}
+
+void check_layout(const ModelConfig& model, const RunConfig& config, DecodeMode decode) {
+  try {
+    make_shard_plan(model, static_cast<int>(config.parallel.sequence), static_cast<int>(config.parallel.tensor), 0, 0,
+                    decode);
+  } catch (const InputError& e) {
+    fail_input("{}: {}", config.file, e.what());
+  }
+}
+
+}  // namespace restkv

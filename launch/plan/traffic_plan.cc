@@ -1,0 +1,67 @@
+#include "launch/plan/traffic_plan.h"
+
+#include <algorithm>
+
+#include "dist/comm/collective.h"
+#include "launch/plan/eviction_cost.h"
+
+namespace restkv {
+namespace {
+
+constexpr int64_t kF32 = 4;
+constexpr int64_t kSliceRows = 1024;  // model/prefill.cc
+
+/// Sent by all ranks of one tensor group for the sums of one layer, at L_lc positions.
+int64_t layer_sums(const PlanInput& input, int64_t L_lc) {
+  int n = input.tensor_size();
+  int64_t sent = 0;
+  for (int64_t first = 0; first < L_lc; first += kSliceRows) {
+    int64_t bytes = std::min(kSliceRows, L_lc - first) * input.model.hidden * kF32;
+    sent += 2 * n * collective::sent_by_all_reduce(n, bytes);  // output projection and MLP
+  }
+  return sent;
+}
+
+int64_t prefill_bytes(const PlanInput& input) {
+  const ModelConfig& m = input.model;
+  int sequence = input.sequence_size(), tensor = input.tensor_size();
+  SequencePartition partition(input.L, sequence);
+  int64_t per_layer = 0;
+  for (int s = 0; s < sequence; ++s) per_layer += layer_sums(input, partition.local_size(s));
+  for (int t = 0; t < tensor; ++t) {
+    int64_t kv = split_heads(m.Hq, m.Hkv, tensor, t).kv.size() * m.d;
+    per_layer += 2 * collective::sent_by_all_gather(sequence, input.L * kv * kF32);
+  }
+  return m.layers * per_layer;
+}
+
+int64_t decode_bytes(const PlanInput& input) {
+  const ModelConfig& m = input.model;
+  int sequence = input.sequence_size(), tensor = input.tensor_size(), world = input.ranks();
+  bool by_tensor = input.decode == DecodeMode::tensor;
+  int group = by_tensor ? world : tensor;  // who shares one token's matrix products
+  int64_t row = m.hidden * kF32;
+  int64_t sent = world * collective::sent_by_all_reduce(tensor, row);  // the embedding
+  sent += m.layers * 2 * world * collective::sent_by_all_reduce(group, row);
+  sent += world / group * collective::sent_by_all_gather(group, m.vocab * kF32);
+  sent += collective::sent_by_broadcast(world, 2 * 4, true);  // the token and whether to stop
+  if (!by_tensor)
+    for (int t = 0; t < tensor; ++t) {
+      int64_t Hq = split_heads(m.Hq, m.Hkv, tensor, t).q.size();
+      sent += m.layers * sequence * collective::sent_by_all_gather(sequence, Hq * (m.d + 1) * kF32);
+    }
+  return sent;
+}
+
+}  // namespace
+
+TrafficPlan plan_traffic(const PlanInput& input) {
+  TrafficPlan plan;
+  plan.prefill = prefill_bytes(input);
+  plan.evict = input.model.layers * eviction_sent_bytes(input);
+  plan.reshard = input.model.layers * reshard_sent_bytes(input);
+  plan.decode_per_token = decode_bytes(input);
+  return plan;
+}
+
+}  // namespace restkv

@@ -1,0 +1,38 @@
+// One request through the model: prefill, then token by token until something ends it.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "launch/config/run_config.h"
+#include "launch/prompts/prompts.h"
+#include "model/checkpoint.h"
+#include "model/transformer.h"
+
+namespace restkv {
+
+struct Generation {
+  PrefillReport prefill;
+  std::string text;             ///< without special tokens and without the stop text; rank 0 only
+  std::vector<int32_t> tokens;  ///< sampled tokens, a stop token included
+  std::string stop_reason;      ///< "stop_token", "stop_text", "max_new_tokens" or "positions"
+  double decode_seconds = 0.0;  ///< of all steps after the first token
+  int64_t decode_bytes = 0;     ///< sent by this rank in that time
+  int64_t cache_bytes = 0;      ///< rows in use on this rank after prefill
+  int64_t steps() const { return static_cast<int64_t>(tokens.size()) - 1; }
+};
+
+/// What generate() tells while it works. Each may be empty.
+struct GenerationHooks {
+  std::function<void(int64_t layers_done, int64_t layers)> on_prefill;
+  std::function<void()> on_prefill_done;
+  std::function<void(const std::string& text)> on_text;  ///< rank 0 only
+};
+
+/// Collective over the grid. Rank 0 samples and decides when to stop, and tells the others: no rank can take another
+/// path. The same request gives the same draws on every layout.
+Generation generate(Transformer& model, const ProcessGrid& grid, const Checkpoint& checkpoint, const RunConfig& config,
+                    const Request& request, const GenerationHooks& hooks);
+
+}  // namespace restkv

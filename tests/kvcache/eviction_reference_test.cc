@@ -1,0 +1,258 @@
+// The eviction against the formulas written out in double precision, with nothing shared, blocked or factored.
+#include <cmath>
+#include <iostream>
+#include <numeric>
+
+#include "tests/kvcache/random_case.h"
+#include "tests/tolerances.h"
+
+namespace restkv::testing {
+namespace {
+
+using Vector = std::vector<double>;
+
+struct Reference {
+  std::vector<Vector> scores;  // [cache heads][P]
+  std::vector<std::vector<int64_t>> kept;
+  std::vector<int64_t> kernel, shift;
+};
+
+class Formulas {
+ public:
+  explicit Formulas(const EvictionCase& c) : c_(c), W_(c.config.window), P_(c.P()) {}
+
+  Reference run() {
+    Reference result;
+    std::vector<Vector> smoothed;
+    for (int64_t h = 0; h < c_.Hq; ++h) smoothed.push_back(smooth(h, indicator(h), result));
+    const int64_t group = c_.Hq / c_.Hkv;
+    if (c_.config.granularity == Granularity::kv_head) {
+      for (int64_t g = 0; g < c_.Hkv; ++g) {
+        Vector mean(static_cast<size_t>(P_), 0.0);
+        for (int64_t j = 0; j < group; ++j)
+          for (int64_t i = 0; i < P_; ++i) mean[i] += smoothed[g * group + j][i] / static_cast<double>(group);
+        result.scores.push_back(mean);
+      }
+    } else {
+      result.scores = smoothed;
+    }
+    for (const Vector& s : result.scores) {
+      auto kept = top(s, c_.config.budget.tokens - W_);
+      std::sort(kept.begin(), kept.end());
+      result.kept.push_back(kept);
+    }
+    return result;
+  }
+
+  // Causal logits [W][L] of head h.
+  std::vector<Vector> logits(int64_t h) const {
+    std::vector<Vector> rows;
+    for (int64_t w = 0; w < W_; ++w) {
+      Vector row(static_cast<size_t>(c_.L), -INFINITY);
+      for (int64_t i = 0; i <= P_ + w; ++i) {
+        double dot = 0.0;
+        for (int64_t j = 0; j < c_.d; ++j)
+          dot += static_cast<double>(c_.q[(h * W_ + w) * c_.d + j]) * static_cast<double>(key(h, i)[j]);
+        row[i] = dot / std::sqrt(static_cast<double>(c_.d));
+      }
+      rows.push_back(row);
+    }
+    return rows;
+  }
+
+  // Softmax rows [W][L] of head h.
+  std::vector<Vector> attention(int64_t h) const {
+    auto rows = logits(h);
+    for (Vector& row : rows) {
+      const double max = *std::max_element(row.begin(), row.end());
+      double sum = 0.0;
+      for (double& x : row) sum += x = std::exp(x - max);
+      for (double& x : row) x /= sum;
+    }
+    return rows;
+  }
+
+ private:
+  const float* key(int64_t h, int64_t i) const { return &c_.k[((h / (c_.Hq / c_.Hkv)) * c_.L + i) * c_.d]; }
+  const float* value(int64_t h, int64_t i) const { return &c_.v[((h / (c_.Hq / c_.Hkv)) * c_.L + i) * c_.d]; }
+
+  Vector over_rows(const std::vector<Vector>& rows) const {
+    Vector e = rows[0];
+    for (size_t w = 1; w < rows.size(); ++w)
+      for (size_t i = 0; i < e.size(); ++i) {
+        if (c_.config.policy == "snapkv" || c_.config.temporal == TemporalSmoothing::mean)
+          e[i] += rows[w][i];
+        else
+          e[i] = c_.config.alpha * rows[w][i] + (1.0 - c_.config.alpha) * e[i];
+      }
+    if (c_.config.policy != "snapkv" && c_.config.temporal == TemporalSmoothing::mean)
+      for (double& x : e) x /= static_cast<double>(W_);
+    return e;
+  }
+
+  // ||x W_O,h|| with all rows of the projection, or ||x||.
+  double norm(int64_t h, const Vector& x) const {
+    double sum = 0.0;
+    if (!c_.config.use_wo) return std::sqrt(std::inner_product(x.begin(), x.end(), x.begin(), 0.0));
+    for (int64_t row = 0; row < c_.hidden(); ++row) {
+      double y = 0.0;
+      for (int64_t j = 0; j < c_.d; ++j) y += static_cast<double>(c_.wo[(row * c_.Hq + h) * c_.d + j]) * x[j];
+      sum += y * y;
+    }
+    return std::sqrt(sum);
+  }
+
+  Vector weighted_sum(int64_t h, const Vector& a, int64_t count) const {
+    Vector o(static_cast<size_t>(c_.d), 0.0);
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t j = 0; j < c_.d; ++j) o[j] += a[i] * static_cast<double>(value(h, i)[j]);
+    return o;
+  }
+
+  double term(int64_t h, double a, const Vector& o, int64_t i, double tau) const {
+    Vector e = o;
+    for (int64_t j = 0; j < c_.d; ++j) e[j] -= static_cast<double>(value(h, i)[j]);
+    return a / std::max(1.0 - a, 1e-6) * std::pow(norm(h, e), tau);
+  }
+
+  Vector indicator(int64_t h) const {
+    const auto A = attention(h);
+    if (c_.config.policy == "snapkv") return over_rows(A);
+    if (c_.config.mode == ScoreMode::after) {
+      const Vector a = over_rows(A), o = weighted_sum(h, a, P_);
+      Vector s;
+      for (int64_t i = 0; i < P_; ++i) s.push_back(term(h, a[i], o, i, c_.config.tau));
+      return s;
+    }
+    std::vector<Vector> rows;
+    for (int64_t w = 0; w < W_; ++w) {
+      const Vector o = weighted_sum(h, A[w], c_.L);
+      const double scale = c_.config.normalize ? 1.0 / norm(h, o) : 1.0;
+      Vector s;
+      for (int64_t i = 0; i < P_; ++i) s.push_back(scale * term(h, A[w][i], o, i, 1.0));
+      rows.push_back(s);
+    }
+    return over_rows(rows);
+  }
+
+  static std::vector<int64_t> top(const Vector& s, int64_t count) {
+    std::vector<int64_t> index(s.size());
+    std::iota(index.begin(), index.end(), 0);
+    std::stable_sort(index.begin(), index.end(), [&](int64_t a, int64_t b) { return s[a] > s[b]; });
+    index.resize(static_cast<size_t>(count));
+    return index;
+  }
+
+  Vector smooth(int64_t h, const Vector& s, Reference& result) const {
+    int64_t k = c_.config.kernel_size, shift = 0;
+    if (c_.config.pooling == Pooling::none) return s;
+    if (c_.config.pooling == Pooling::adaptive) {
+      const int64_t count = c_.config.budget.tokens - W_;
+      Vector mean;
+      for (const Vector& row : logits(h)) {  // the order of the weights, where they vanish too
+        const auto index = top(row, count);
+        mean.push_back(std::accumulate(index.begin(), index.end(), 0.0) / static_cast<double>(count));
+      }
+      double t = 0.0;
+      for (int64_t w = 0; w < W_ / 2; ++w) t += (mean[w] - mean[W_ - 1 - w]) / static_cast<double>(W_ / 2);
+      k = std::max(k, 2 * static_cast<int64_t>(std::abs(t) / c_.config.beta) + 1);
+      shift = static_cast<int64_t>(std::floor(t / c_.config.beta)) + (t > 0 ? 0 : 1);
+      result.kernel.push_back(k);
+      result.shift.push_back(shift);
+    }
+    Vector out;
+    for (int64_t i = 0; i < P_; ++i) {
+      double sum = 0.0, max = -INFINITY;
+      for (int64_t j = i - (k / 2 - shift); j <= i + k / 2 + shift; ++j) {
+        const bool inside = j >= 0 && j < P_;
+        if (c_.config.pooling == Pooling::adaptive) sum += s[std::clamp<int64_t>(j, 0, P_ - 1)];
+        if (c_.config.pooling == Pooling::average && inside) sum += s[j];
+        if (inside) max = std::max(max, s[j]);
+      }
+      out.push_back(c_.config.pooling == Pooling::max ? max : sum / static_cast<double>(k));
+    }
+    return out;
+  }
+
+  const EvictionCase& c_;
+  int64_t W_, P_;
+};
+
+std::vector<std::pair<std::string, CacheConfig>> configs() {
+  std::vector<std::pair<std::string, CacheConfig>> all;
+  for (ScoreMode mode : {ScoreMode::after, ScoreMode::before})
+    for (Pooling pooling : {Pooling::adaptive, Pooling::average, Pooling::max, Pooling::none})
+      for (bool use_wo : {true, false}) {
+        CacheConfig config;
+        config.mode = mode;
+        config.pooling = pooling;
+        config.use_wo = use_wo;
+        config.beta = 11.0;
+        config.alpha = use_wo ? 0.3 : 0.6;
+        config.normalize = mode == ScoreMode::before && use_wo;
+        if (mode == ScoreMode::after && !use_wo) config.tau = 1.5;
+        if (pooling == Pooling::max) config.temporal = TemporalSmoothing::mean;
+        if (pooling == Pooling::average) config.kernel_size = 9;
+        config.granularity = all.size() % 3 == 0 ? Granularity::query_head : Granularity::kv_head;
+        all.emplace_back("restkv " + std::to_string(all.size()), config);
+      }
+  CacheConfig snapkv;
+  snapkv.policy = "snapkv";
+  snapkv.pooling = Pooling::average;
+  all.emplace_back("snapkv", snapkv);
+  return all;
+}
+
+// floor: scores below it are zero in float32 (nothing of 1 - a is left).
+void compare(const EvictionCase& c, double relative, double floor = 1e-37) {
+  const Reference expected = Formulas(c).run();
+  auto sequence = make_self_communicator("sequence"), tensor = make_self_communicator("tensor");
+  const RankResult result = evict_case(c, *sequence, *tensor);
+  ASSERT_EQ(result.kernel, expected.kernel) << c.name;
+  ASSERT_EQ(result.shift, expected.shift) << c.name;
+  ASSERT_EQ(result.scores.size(), expected.scores.size());
+  for (size_t row = 0; row < expected.scores.size(); ++row) {
+    const Vector& scores = expected.scores[row];
+    const double tolerance = std::max(floor, relative * *std::max_element(scores.begin(), scores.end()));
+    for (int64_t i = 0; i < c.P(); ++i)
+      ASSERT_NEAR(result.scores[row][i], scores[i], tolerance) << c.name << " at " << i;
+    double cut = INFINITY;
+    for (int64_t p : expected.kept[row]) cut = std::min(cut, scores[p]);
+    std::vector<int64_t> past, different;
+    for (int64_t p : result.kept[row])
+      if (p < c.P()) past.push_back(p);
+    ASSERT_EQ(past.size(), expected.kept[row].size());
+    std::set_symmetric_difference(past.begin(), past.end(), expected.kept[row].begin(), expected.kept[row].end(),
+                                  std::back_inserter(different));
+    for (int64_t p : different) EXPECT_NEAR(scores[p], cut, tolerance) << c.name << " row " << row << " at " << p;
+  }
+}
+
+TEST(EvictionReference, RandomCases) {
+  uint32_t seed = 50;
+  int wide = 0;
+  for (const auto& [name, config] : configs())
+    for (const CaseShape& shape : {CaseShape{401, 16, 80, 6, 3, 24, 32}, CaseShape{260, 9, 50, 2, 2, 16}}) {
+      EvictionCase c = random_case(name, shape, config, seed++);
+      compare(c, kScoresF32);
+      if (config.pooling == Pooling::adaptive)
+        for (int64_t kernel : Formulas(c).run().kernel) wide += kernel > config.kernel_size;
+    }
+  EXPECT_GT(wide, 5);  // the adaptive window did adapt
+}
+
+TEST(EvictionReference, AttentionNearOneAndVanishing) {
+  double largest = 0.0;
+  for (const auto& [name, config] : configs())
+    for (Content content : {Content::spike, Content::underflow}) {
+      EvictionCase c = random_case(name, {300, 8, 60, 4, 2, 16, 32, content}, config, 9);
+      if (content == Content::spike)
+        for (const Vector& row : Formulas(c).attention(0)) largest = std::max(largest, row[c.P() / 3]);
+      const bool per_row = config.policy == "restkv" && config.mode == ScoreMode::before;
+      compare(c, per_row ? kScoresNearOneF32 : kScoresF32, per_row ? 1e-8 : 1e-37);
+    }
+  EXPECT_GT(largest, 1.0 - 1e-6);  // the clamp of 1 - a did bite
+}
+
+}  // namespace
+}  // namespace restkv::testing

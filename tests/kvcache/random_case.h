@@ -1,0 +1,87 @@
+// Seeded eviction cases, the awkward ones included.
+#pragma once
+
+#include <cmath>
+#include <random>
+
+#include "tests/kvcache/eviction_case.h"
+
+namespace restkv::testing {
+
+/// What stands in K and V.
+enum class Content {
+  normal,     ///< independent normal values; the window's queries drift along the positions
+  constant,   ///< all keys equal and all values equal: every score is a tie
+  spike,      ///< one past position takes nearly all attention
+  underflow,  ///< logits so far apart that most attention weights are exactly zero
+  periodic,   ///< keys and values repeat every 7 positions: many exact ties, also across shards
+  minus_inf,  ///< every second key overflows to a logit of -inf
+};
+
+struct CaseShape {
+  int64_t L, W, B, Hq, Hkv, d;
+  int64_t block_size = 0;
+  Content content = Content::normal;
+};
+
+inline void fill_content(EvictionCase& c, Content content, std::mt19937& random) {
+  std::normal_distribution<float> normal;
+  const int64_t d = c.d, W = c.config.window;
+  for (int64_t g = 0; g < c.Hkv; ++g)
+    for (int64_t i = 0; i < c.L; ++i) {
+      float* k = &c.k[(g * c.L + i) * d];
+      float* v = &c.v[(g * c.L + i) * d];
+      for (int64_t j = 0; j < d; ++j) k[j] = normal(random), v[j] = normal(random);
+      // A slow wave along the positions, so that what the window looks at moves with its rows.
+      k[0] = 4.0f * std::sin(6.2831853f * static_cast<float>(i) / static_cast<float>(c.L));
+      k[1] = 4.0f * std::cos(6.2831853f * static_cast<float>(i) / static_cast<float>(c.L));
+      if (content == Content::constant) std::fill_n(k, d, 0.5f), std::fill_n(v, d, 0.25f);
+      if (content == Content::periodic && i >= 7) {
+        std::copy_n(k - 7 * d, d, k);
+        std::copy_n(v - 7 * d, d, v);
+      }
+      if (content == Content::underflow)
+        for (int64_t j = 0; j < d; ++j) k[j] *= 1000.0f;
+      if (content == Content::minus_inf && i % 2 == 1) std::fill_n(k, d, -3e38f);
+    }
+  for (int64_t h = 0; h < c.Hq; ++h)
+    for (int64_t w = 0; w < W; ++w) {
+      float* q = &c.q[(h * W + w) * d];
+      for (int64_t j = 0; j < d; ++j) q[j] = normal(random);
+      const float angle = 0.5f * static_cast<float>(h) + 2.0f * static_cast<float>(w) / static_cast<float>(W);
+      q[0] = 3.0f * std::sin(angle);
+      q[1] = 3.0f * std::cos(angle);
+      if (content == Content::minus_inf) std::fill_n(q, d, 2.0f + static_cast<float>(w));
+    }
+  if (content == Content::spike)
+    for (int64_t g = 0; g < c.Hkv; ++g) {
+      float* k = &c.k[(g * c.L + c.P() / 3) * d];
+      for (int64_t j = 0; j < d; ++j) {
+        k[j] = 0.0f;
+        for (int64_t w = 0; w < W; ++w) k[j] += 40.0f * c.q[(g * (c.Hq / c.Hkv) * W + w) * d + j];
+      }
+    }
+}
+
+inline EvictionCase random_case(const std::string& name, const CaseShape& s, CacheConfig config, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  EvictionCase c;
+  c.name = name;
+  c.L = s.L, c.Hq = s.Hq, c.Hkv = s.Hkv, c.d = s.d, c.block_size = s.block_size;
+  c.layer = seed % 5;
+  config.window = s.W;
+  config.budget.tokens = s.B;
+  c.config = config;
+  c.q.resize(static_cast<size_t>(s.Hq * s.W * s.d));
+  c.k.resize(static_cast<size_t>(s.Hkv * s.L * s.d));
+  c.v.resize(c.k.size());
+  fill_content(c, s.content, random);
+  if (config.policy == "restkv" && config.use_wo) {
+    c.wo.resize(static_cast<size_t>((s.Hq * s.d + 3) * s.Hq * s.d));
+    for (float& x : c.wo) x = 0.1f * normal(random);
+  }
+  return c;
+}
+
+}  // namespace restkv::testing

@@ -1,0 +1,147 @@
+// The exact distributed top-k against a sort, on adversarial values.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <functional>
+#include <limits>
+#include <numeric>
+#include <random>
+
+#include "kvcache/select/radix_select.h"
+#include "tests/mpi_world.h"
+
+namespace restkv::testing {
+namespace {
+
+using Row = std::vector<float>;
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+Row make_row(int64_t n, const std::function<float(int64_t)>& value) {
+  Row row;
+  for (int64_t i = 0; i < n; ++i) row.push_back(value(i));
+  return row;
+}
+
+// The k largest, -0 equal to +0, ties to the lowest index.
+std::vector<int64_t> sorted_top(const Row& row, int64_t k) {
+  std::vector<int64_t> index(row.size());
+  std::iota(index.begin(), index.end(), 0);
+  std::stable_sort(index.begin(), index.end(),
+                   [&](int64_t a, int64_t b) { return row[static_cast<size_t>(a)] > row[static_cast<size_t>(b)]; });
+  index.resize(static_cast<size_t>(k));
+  std::sort(index.begin(), index.end());
+  return index;
+}
+
+std::vector<Row> adversarial_rows(int64_t n) {
+  std::mt19937 random(static_cast<uint32_t>(n));
+  std::normal_distribution<float> normal;
+  std::uniform_int_distribution<int> small(0, 3);
+  std::uniform_int_distribution<uint32_t> bits;
+  const float tiny = std::numeric_limits<float>::denorm_min();
+  return {
+      make_row(n, [&](int64_t) { return normal(random); }),
+      make_row(n, [](int64_t) { return 0.25f; }),
+      make_row(n, [](int64_t i) { return i % 2 == 0 ? 0.0f : -0.0f; }),
+      make_row(n, [&](int64_t i) { return static_cast<float>(i % 5) * tiny; }),
+      make_row(n, [&](int64_t i) { return -static_cast<float>(i % 11) * tiny; }),
+      make_row(n, [&](int64_t) { return -std::abs(normal(random)); }),
+      make_row(n, [&](int64_t i) { return i % 3 == 0   ? kInf
+                                          : i % 3 == 1 ? -kInf
+                                                       : normal(random); }),
+      make_row(n, [&](int64_t) { return static_cast<float>(small(random)); }),
+      make_row(n, [](int64_t i) { return static_cast<float>(i); }),
+      make_row(n, [](int64_t i) { return -static_cast<float>(i); }),
+      make_row(n, [](int64_t i) { return 1.0f + static_cast<float>(i % 3) * 0x1p-23f; }),
+      make_row(n,
+               [&](int64_t) {
+                 float x = std::bit_cast<float>(bits(random));
+                 return x != x ? 1.0f : x;
+               }),
+  };
+}
+
+// This rank's share of the rows, and its selection compared with the sort.
+void check(Communicator& group, int64_t n, int64_t block, const std::vector<Row>& rows, const std::vector<int64_t>& k) {
+  Context ctx({Device::cpu, 1});
+  SequencePartition partition(n, group.size(), block);
+  const int64_t local = partition.local_size(group.rank()), stride = local + 5;
+  std::vector<float> values(rows.size() * static_cast<size_t>(stride), kInf);
+  for (size_t row = 0; row < rows.size(); ++row)
+    for (int64_t i = 0; i < local; ++i)
+      values[row * static_cast<size_t>(stride) + static_cast<size_t>(i)] =
+          rows[row][static_cast<size_t>(partition.global_position(group.rank(), i))];
+  std::vector<Segment> segments;
+  int64_t at = 0;
+  for (Range chunk : partition.chunks_of(group.rank()))
+    if (!chunk.empty()) segments.push_back({at, chunk.begin, chunk.size()}), at += chunk.size();
+  SelectRows input{values.data(), static_cast<int64_t>(rows.size()), stride, &segments, n};
+  SelectResult top = select_top(ctx, group, input, k);
+  std::vector<int64_t> sums(rows.size());
+  top_set_sums(ctx, input, top.cut(), sums.data());
+  group.all_reduce(std::span<int64_t>(sums));
+  auto ours = top_set_rows(ctx, input, top.cut());
+  int64_t tied = 0;
+  for (size_t row = 0; row < rows.size(); ++row) {
+    const auto expected = sorted_top(rows[row], k[row]);
+    std::vector<int64_t> mine, positions;
+    for (int64_t p : expected)
+      if (partition.owner(p) == group.rank()) mine.push_back(p);
+    for (int32_t i : ours[row]) positions.push_back(partition.global_position(group.rank(), i));
+    EXPECT_EQ(positions, mine) << "row " << row << " of " << n << ", k " << k[row];
+    EXPECT_EQ(sums[row], std::accumulate(expected.begin(), expected.end(), int64_t{0})) << "row " << row;
+    float cut = k[row] > 0 ? kInf : 0.0f;
+    for (int64_t p : expected) cut = std::min(cut, rows[row][static_cast<size_t>(p)]);
+    const auto equal = std::count(rows[row].begin(), rows[row].end(), cut);
+    int64_t taken = 0;
+    for (int64_t p : expected) taken += rows[row][static_cast<size_t>(p)] == cut;
+    tied += k[row] > 0 && taken < equal;
+  }
+  EXPECT_EQ(top.tied_rows, tied);
+}
+
+TEST(Select, AgreesWithASort) {
+  for (auto [sequence, tensor] : all_layouts()) {
+    if (tensor != 1) continue;
+    ProcessGrid grid = make_grid(sequence, 1);
+    for (int64_t n : {1, 2, 31, 257, 2500})
+      for (double part : {0.0, 0.1, 0.5, 0.999, 1.0}) {
+        auto rows = adversarial_rows(n);
+        std::vector<int64_t> k;
+        for (size_t row = 0; row < rows.size(); ++row)
+          k.push_back(std::clamp<int64_t>(
+              static_cast<int64_t>(part * static_cast<double>(n)) + static_cast<int64_t>(row % 2), 0, n));
+        check(grid.sequence(), n, 32, rows, k);
+      }
+  }
+}
+
+// Positions beyond 2^11 and 2^12 need two digits of the position.
+TEST(Select, ResolvesTiesAmongManyPositions) {
+  ProcessGrid grid = make_grid(mpi_runtime().size(), 1);
+  const int64_t n = 70000;
+  Row flat = make_row(n, [](int64_t) { return 1.0f; });
+  Row late = make_row(n, [](int64_t i) { return i >= 4500 ? 1.0f : -1.0f; });
+  check(grid.sequence(), n, 1024, {flat, late, flat}, {2048, 60000, 2049});
+}
+
+TEST(Select, NanComesLast) {
+  Context ctx({Device::cpu, 1});
+  auto self = make_self_communicator();
+  std::vector<float> values = {std::nanf(""), -kInf, -std::nanf(""), 1.0f};
+  std::vector<Segment> segments = {{0, 0, 4}};
+  SelectRows input{values.data(), 1, 4, &segments, 4};
+  SelectResult top = select_top(ctx, *self, input, {3});
+  EXPECT_EQ(top_set_rows(ctx, input, top.cut())[0], (std::vector<int32_t>{0, 1, 3}));
+}
+
+TEST(Select, KeysFollowTheOrderOfFloats) {
+  const float tiny = std::numeric_limits<float>::denorm_min();
+  const Row ascending = {-kInf, -3e38f, -1.0f, -tiny, 0.0f, tiny, 1.0f, 3e38f, kInf};
+  for (size_t i = 0; i + 1 < ascending.size(); ++i) EXPECT_LT(order_key(ascending[i]), order_key(ascending[i + 1]));
+  EXPECT_EQ(order_key(-0.0f), order_key(0.0f));
+  EXPECT_LT(order_key(std::nanf("")), order_key(-kInf));
+}
+
+}  // namespace
+}  // namespace restkv::testing

@@ -1,0 +1,110 @@
+// The plan against a measured run of the whole program, on every kind of layout.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "dist/base/error.h"
+#include "launch/plan/memory_plan.h"
+#include "launch/plan/traffic_plan.h"
+#include "tests/launch/subprocess.h"
+#include "tests/launch/tiny_model.h"
+
+namespace restkv {
+namespace {
+
+using testing::TinyModel;
+
+struct Case {
+  const char* name;
+  int sequence, tensor;
+  std::vector<std::string> sets;
+};
+
+PlanInput input_for(const TinyModel& model, const std::string& config_path, const Case& c, int64_t L) {
+  RunConfig config = load_run_config(config_path, c.sets);
+  config.parallel.sequence = c.sequence;
+  config.parallel.tensor = c.tensor;
+  static std::vector<Checkpoint> keep;  // the weights' headers outlive the input
+  keep.push_back(open_checkpoint(model.path()));
+  return make_plan_input(keep.back(), config, resolve_decode(config.parallel.decode, true), L);
+}
+
+class PlanAgainstRun : public ::testing::TestWithParam<Case> {};
+
+TEST_P(PlanAgainstRun, MemoryAndBytes) {
+  const Case& c = GetParam();
+  TinyModel model;
+  constexpr int64_t kLength = 1800;
+  std::string path = model.config(1, kLength, "generate: {max_new_tokens: 12, ignore_eos: true}\n");
+  std::string arguments =
+      fmt::format("run {} --set parallel.sequence={} --set parallel.tensor={}", path, c.sequence, c.tensor);
+  for (const std::string& set : c.sets) arguments += " --set " + set;
+  auto outcome = testing::restkv(c.sequence * c.tensor, arguments);
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  auto results = testing::read_results(model.results());
+  ASSERT_EQ(results.size(), 1u);
+  const auto& r = results[0];
+
+  PlanInput input = input_for(model, path, c, kLength);
+  TrafficPlan traffic = plan_traffic(input);
+  EXPECT_EQ(traffic.prefill, r["bytes_sent"]["prefill"].get<int64_t>());
+  // The first token's broadcast precedes the steps.
+  int64_t world = c.sequence * c.tensor;
+  EXPECT_EQ(traffic.decode_per_token * 11 + 8 * (world - 1), r["bytes_sent"]["decode"].get<int64_t>());
+  // Ties at a cut, and where the kept rows lie, are not known before the run.
+  auto evict = r["bytes_sent"]["evict"].get<double>(), reshard = r["bytes_sent"]["reshard"].get<double>();
+  EXPECT_NEAR(static_cast<double>(traffic.evict), evict, 0.05 * evict);
+  EXPECT_NEAR(static_cast<double>(traffic.reshard), reshard, 0.25 * reshard);
+
+  std::vector<int64_t> peaks = r["peak_bytes"];
+  auto measured = static_cast<double>(*std::max_element(peaks.begin(), peaks.end()));
+  EXPECT_NEAR(static_cast<double>(plan_memory(input).total()), measured, 0.15 * measured)
+      << describe(plan_memory(input), 1, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Layouts, PlanAgainstRun,
+    ::testing::Values(Case{"one", 1, 1, {"cache.budget=20%"}}, Case{"full", 1, 1, {"cache.policy=full"}},
+                      Case{"sequence2", 2, 1, {"cache.budget=20%"}},
+                      Case{"sequence3", 3, 1, {"cache.budget=200", "parallel.decode=sequence"}},
+                      Case{"tensor2", 1, 2, {"cache.budget=20%"}}, Case{"both", 2, 2, {"cache.budget=20%"}},
+                      Case{"before", 2, 1, {"cache.budget=20%", "cache.mode=before", "cache.pooling=average"}},
+                      Case{"query_head", 2, 1, {"cache.budget=20%", "cache.granularity=query_head"}},
+                      Case{"full2", 2, 1, {"cache.policy=full"}},
+                      Case{"bf16", 1, 1, {"cache.policy=random", "cache.budget=64", "model.dtype=bf16"}}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+TEST(Plan, RefusalNamesWhatFits) {
+  TinyModel model;
+  Case c{"", 1, 1, {"cache.policy=full"}};
+  std::string path = model.config(1, 100);
+  PlanInput input = input_for(model, path, c, 3000);
+  int64_t total = plan_memory(input).total();
+  EXPECT_NO_THROW(require_fit(input, plan_memory(input), 1, total));
+  EXPECT_NO_THROW(require_fit(input, plan_memory(input), 1, 0));  // unknown
+  std::string text =
+      testing::message_of<InputError>([&] { require_fit(input, plan_memory(input), 1, total * 6 / 10); });
+  EXPECT_NE(text.find("run.yaml: the run does not fit into memory"), std::string::npos) << text;
+  // The longest prompt that it names fits, and one token more does not.
+  size_t at = text.find("a prompt of at most ");
+  ASSERT_NE(at, std::string::npos) << text;
+  PlanInput longest = input;
+  longest.L = std::stoll(text.substr(at + 20));
+  EXPECT_LE(plan_memory(longest).total(), total * 6 / 10);
+  longest.L += 1;
+  EXPECT_GT(plan_memory(longest).total(), total * 6 / 10);
+  // A little too much: half of the weights' bytes are more than that.
+  text = testing::message_of<InputError>([&] { require_fit(input, plan_memory(input), 1, total - total / 30); });
+  EXPECT_NE(text.find("model.dtype: bf16"), std::string::npos) << text;
+  EXPECT_THROW(require_fit(input, plan_memory(input), 2, total * 3 / 2), InputError);  // two such ranks
+}
+
+TEST(Plan, MemoryLimit) {
+  RunConfig config;
+  EXPECT_EQ(memory_limit(config, 5), 5);
+  config.parallel.memory_gib = 0.5;
+  EXPECT_EQ(memory_limit(config, 5), int64_t{1} << 29);
+}
+
+}  // namespace
+}  // namespace restkv

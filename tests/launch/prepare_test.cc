@@ -1,0 +1,110 @@
+// From a prompt as given to the tokens that the model reads.
+#include <gtest/gtest.h>
+
+#include "dist/base/error.h"
+#include "launch/prompts/prompts.h"
+#include "tests/launch/tiny_model.h"
+
+namespace restkv {
+namespace {
+
+class Prepare : public ::testing::Test {
+ protected:
+  Prepare() { config_.file = "run.yaml"; }
+
+  std::vector<Request> prepare(const std::vector<PromptSource>& prompts) {
+    return prepare_requests(prompts, checkpoint_, config_);
+  }
+  std::string error_of(const std::vector<PromptSource>& prompts) {
+    return testing::message_of<InputError>([&] { prepare(prompts); });
+  }
+  std::string text_of(const Request& request) { return checkpoint_.tokenizer->decode(request.tokens, false); }
+
+  static PromptSource text(const std::string& text, const std::string& id = "") { return {id, "p.jsonl:1", text, {}}; }
+  static PromptSource messages(std::vector<ChatMessage> list) { return {"", "p.jsonl:1", "", std::move(list)}; }
+
+  testing::TinyModel model_;
+  Checkpoint checkpoint_ = open_checkpoint(model_.path());
+  RunConfig config_;
+};
+
+TEST_F(Prepare, ChatTemplateOrTheTextAsItStands) {
+  EXPECT_EQ(text_of(prepare({text("hi")})[0]), "<user>hi\n<assistant>");
+  config_.prompt.system = "Be brief.";
+  EXPECT_EQ(text_of(prepare({text("hi")})[0]), "<system>Be brief.\n<user>hi\n<assistant>");
+  config_.prompt.system.clear();
+  config_.prompt.chat = ChatChoice::none;
+  EXPECT_EQ(text_of(prepare({text("hi")})[0]), "hi");
+  checkpoint_.chat_template.clear();
+  config_.prompt.chat = ChatChoice::automatic;
+  EXPECT_EQ(text_of(prepare({text("hi")})[0]), "hi");
+}
+
+TEST_F(Prepare, WhatNeedsATemplateSaysSo) {
+  PromptSource chat = messages({{"user", "hi"}});
+  EXPECT_EQ(text_of(prepare({chat})[0]), "<user>hi\n<assistant>");
+  config_.prompt.chat = ChatChoice::none;
+  EXPECT_EQ(error_of({chat}), "p.jsonl:1: found \"messages\", but prompt.chat is none; expected \"prompt\"");
+  config_.prompt.chat = ChatChoice::automatic;
+  checkpoint_.chat_template.clear();
+  EXPECT_EQ(error_of({chat}), "p.jsonl:1: found \"messages\", but the model has no chat template; expected \"prompt\"");
+  config_.prompt.system = "s";
+  EXPECT_EQ(error_of({text("hi")}),
+            "run.yaml: prompt.system is given, but the model has no chat template; expected no prompt.system");
+}
+
+TEST_F(Prepare, OneSystemMessage) {
+  config_.prompt.system = "s";
+  EXPECT_EQ(error_of({messages({{"system", "t"}, {"user", "u"}})}),
+            "p.jsonl:1: the messages begin with a system message, and prompt.system gives one too; expected one");
+}
+
+TEST_F(Prepare, AModelWithoutTokenizerReadsNoText) {
+  checkpoint_.tokenizer = nullptr;
+  EXPECT_NE(error_of({text("hi")}).find("the model has no tokenizer"), std::string::npos);
+}
+
+TEST_F(Prepare, ShorteningKeepsBothEnds) {
+  config_.prompt.chat = ChatChoice::none;
+  config_.prompt.max_tokens = 5;
+  Request request = prepare({text("abcdefghij")})[0];
+  EXPECT_EQ(text_of(request), "abcij");
+  EXPECT_EQ(request.removed_tokens, 5);
+  EXPECT_EQ(text_of(prepare({text("abcde")})[0]), "abcde");
+  EXPECT_EQ(prepare({text("abcde")})[0].removed_tokens, 0);
+}
+
+TEST_F(Prepare, PositionsAndBudget) {
+  config_.prompt.chat = ChatChoice::none;
+  EXPECT_EQ(prepare({text(std::string(4096, 'a'))})[0].tokens.size(), 4096u);
+  std::string longer = error_of({text("ok"), text(std::string(4097, 'a'))});
+  EXPECT_NE(longer.find("p.jsonl:1: the prompt has 4097 tokens, but "), std::string::npos) << longer;
+  config_.cache.budget = {0, 0.1};  // 32 tokens of 320 are the window alone
+  EXPECT_EQ(
+      error_of({text(std::string(320, 'a'))}),
+      "p.jsonl:1: cache.budget is 32 tokens for this prompt of 320, but cache.window is 32; expected a budget of at "
+      "least 33 tokens");
+  EXPECT_NO_THROW(prepare({text(std::string(321, 'a'))}));
+  config_.cache.policy = "full";
+  EXPECT_NO_THROW(prepare({text(std::string(320, 'a'))}));
+}
+
+TEST_F(Prepare, HashesTellRequestsApart) {
+  auto hashes = [&](const std::vector<PromptSource>& prompts) {
+    std::vector<uint64_t> out;
+    for (const Request& r : prepare(prompts)) out.push_back(r.hash);
+    return out;
+  };
+  auto base = hashes({text("a"), text("b"), text("a"), text("a", "id"), messages({{"user", "a"}})});
+  EXPECT_EQ(std::set<uint64_t>(base.begin(), base.end()).size(), base.size());
+  // The order does not matter, but how often the same came before does.
+  EXPECT_EQ(hashes({text("b"), text("a"), text("a")}), (std::vector<uint64_t>{base[1], base[0], base[2]}));
+  config_.prompt.system = "s";
+  EXPECT_NE(hashes({text("a")})[0], base[0]);
+  config_.prompt.system.clear();
+  config_.prompt.max_tokens = 3;
+  EXPECT_NE(hashes({text("a")})[0], base[0]);
+}
+
+}  // namespace
+}  // namespace restkv
