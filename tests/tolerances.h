@@ -14,6 +14,8 @@ inline constexpr double kScoresF32 = 1e-4;
 inline constexpr double kScoresNearOneF32 = 5e-2;
 /// One op in float32 against double precision, relative to the largest magnitude of the result.
 inline constexpr double kOpF32 = 2e-6;
+/// One op with bf16 operands against f32, norm of the difference over norm of the result.
+inline constexpr double kOpBf16 = 5e-3;
 /// Perplexity against an independent implementation, relative.
 inline constexpr double kPerplexity = 1e-2;
 /// Kept sets under tensor parallelism, where sums are rounded in another order: least Jaccard index.

@@ -1,0 +1,173 @@
+// The GPU versions of the ops against their CPU twins, on the same bf16 values. Skips when there is no GPU.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+
+#include "dist/base/error.h"
+#include "model/ops/add.h"
+#include "model/ops/attention_prefill.h"
+#include "model/ops/embedding.h"
+#include "model/ops/rms_norm.h"
+#include "model/ops/rope.h"
+#include "model/ops/swiglu.h"
+#include "tests/tolerances.h"
+
+namespace restkv {
+namespace {
+
+// One matrix in both forms: f32 for the CPU op, bf16 for the GPU op, the same values.
+struct Both {
+  std::vector<float> cpu;
+  Tensor gpu;
+  int64_t rows, cols;
+
+  MatrixView on_cpu() { return MatrixView(cpu.data(), rows, cols); }
+  MatrixView on_gpu() { return MatrixView(gpu); }
+};
+
+class OpsGpu : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    try {
+      gpu = std::make_unique<Context>(Context::Options{Device::gpu, 0, 1});
+    } catch (const InputError& e) {
+      GTEST_SKIP() << e.what();
+    }
+  }
+
+  Both random(int64_t rows, int64_t cols, uint32_t seed, float scale = 1.0f) {
+    std::mt19937 rng(seed);
+    std::normal_distribution<float> normal(0.0f, scale);
+    Both both{std::vector<float>(static_cast<size_t>(rows * cols)), {}, rows, cols};
+    std::vector<bf16> half;
+    for (float& x : both.cpu) {
+      half.push_back(to_bf16(normal(rng)));
+      x = to_float(half.back());
+    }
+    both.gpu = gpu->to_device(half.data(), DType::bf16, {rows, cols});
+    return both;
+  }
+
+  // Poisoned with NaN, so that an element nobody writes is found.
+  Both output(int64_t rows, int64_t cols) {
+    Both both = random(rows, cols, 1);
+    std::vector<bf16> poison(both.cpu.size(), to_bf16(NAN));
+    both.gpu = gpu->to_device(poison.data(), DType::bf16, {rows, cols});
+    return both;
+  }
+
+  void expect_close(const Both& both, double tolerance) {
+    std::vector<bf16> got = gpu->to_host<bf16>(both.gpu);
+    double difference = 0.0, norm = 0.0;
+    for (size_t i = 0; i < got.size(); ++i) {
+      ASSERT_TRUE(std::isfinite(to_float(got[i]))) << "element " << i;
+      difference += std::pow(to_float(got[i]) - both.cpu[i], 2);
+      norm += std::pow(both.cpu[i], 2);
+    }
+    ASSERT_GT(norm, 0.0);
+    EXPECT_LT(std::sqrt(difference / norm), tolerance);
+  }
+
+  std::unique_ptr<Context> gpu;
+  Context cpu{Context::Options{Device::cpu, 0, 0}};
+};
+
+TEST_F(OpsGpu, Gemm) {
+  for (auto [m, n, k] : {std::tuple<int64_t, int64_t, int64_t>{1, 64, 64}, {130, 192, 576}, {1024, 1000, 264}})
+    for (bool accumulate : {false, true}) {
+      Both x = random(m, k, 2), w = random(n, k, 3, 0.1f), y = random(m, n, 4);
+      gemm(cpu, x.on_cpu(), w.on_cpu(), y.on_cpu(), accumulate);
+      gemm(*gpu, x.on_gpu(), w.on_gpu(), y.on_gpu(), accumulate);
+      expect_close(y, testing::kOpBf16);
+    }
+}
+
+TEST_F(OpsGpu, RmsNormSwigluAdd) {
+  for (int64_t n : {1, 7, 1000})
+    for (int64_t H : {64, 576, 4096, 8192}) {
+      Both x = random(n, H, 5), w = random(1, H, 6), y = output(n, H);
+      Tensor w_gpu = gpu->to_device(w.cpu.data(), DType::f32, {H});
+      rms_norm(cpu, x.on_cpu(), Tensor::view(w.cpu.data(), DType::f32, {H}), y.on_cpu(), 1e-5);
+      rms_norm(*gpu, x.on_gpu(), w_gpu, y.on_gpu(), 1e-5);
+      expect_close(y, testing::kOpBf16);
+
+      Both gate_up = random(n, 2 * H, 7, 3.0f), z = output(n, H);
+      swiglu(cpu, gate_up.on_cpu(), z.on_cpu());
+      swiglu(*gpu, gate_up.on_gpu(), z.on_gpu());
+      expect_close(z, testing::kOpBf16);
+
+      add(cpu, x.on_cpu(), z.on_cpu());
+      add(*gpu, x.on_gpu(), z.on_gpu());
+      expect_close(x, testing::kOpBf16);
+    }
+}
+
+TEST_F(OpsGpu, SwigluBeyondTheGridsSecondDimension) {
+  int64_t n = 70000, I = 8;
+  Both gate_up = random(n, 2 * I, 7), z = output(n, I);
+  swiglu(cpu, gate_up.on_cpu(), z.on_cpu());
+  swiglu(*gpu, gate_up.on_gpu(), z.on_gpu());
+  expect_close(z, testing::kOpBf16);
+}
+
+TEST_F(OpsGpu, RopeAtLargePositions) {
+  for (int64_t d : {64, 128, 256}) {
+    std::vector<int64_t> positions = {0, 1, 77, 5000, 131071, 1000000};
+    int64_t n = static_cast<int64_t>(positions.size()), heads = 3;
+    RopeConfig config;
+    config.theta = 500000.0;
+    auto frequencies = rope_frequencies(config, d);
+    Both x = random(n, heads * d, 8);
+    apply_rope(cpu, x.on_cpu(), d, rope_table(cpu, frequencies, positions));
+    apply_rope(*gpu, x.on_gpu(), d, rope_table(*gpu, frequencies, positions));
+    expect_close(x, testing::kOpBf16);
+  }
+}
+
+TEST_F(OpsGpu, Embedding) {
+  Both table = random(40, 64, 9), y = output(6, 64);
+  std::vector<int32_t> tokens = {100, 139, 99, 140, 120, 100};
+  embed(cpu, Tensor::view(table.cpu.data(), DType::f32, {40, 64}), {100, 140}, tokens, y.on_cpu());
+  embed(*gpu, table.gpu, {100, 140}, tokens, y.on_gpu());
+  expect_close(y, 1e-7);  // copies
+}
+
+struct AttentionCase {
+  int64_t first, n, Hq, Hkv, d;
+};
+
+class AttentionGpu : public OpsGpu, public ::testing::WithParamInterface<AttentionCase> {};
+
+TEST_P(AttentionGpu, PrefillAttention) {
+  AttentionCase c = GetParam();
+  int64_t keys = c.first + c.n;
+  Both q = random(c.n, c.Hq * c.d, 10, 1.5f), k = random(keys, c.Hkv * c.d, 11), v = random(keys, c.Hkv * c.d, 12);
+  Both out = output(c.n, c.Hq * c.d);
+  HeadLayout heads{c.Hq, c.Hkv, c.d, {{0, c.Hq}, {0, c.Hkv}}};
+  std::vector<int64_t> offsets, lengths(static_cast<size_t>(c.Hkv), keys);
+  for (int64_t g = 0; g < c.Hkv; ++g) offsets.push_back(g * c.d);
+  double scale = 1.0 / std::sqrt(static_cast<double>(c.d));
+  KvView on_cpu{k.cpu.data(), v.cpu.data(), DType::f32, c.Hkv, c.d, c.Hkv * c.d, offsets.data(), lengths.data()};
+  KvView on_gpu = on_cpu;
+  on_gpu.k = k.gpu.raw();
+  on_gpu.v = v.gpu.raw();
+  on_gpu.dtype = DType::bf16;
+  attention_prefill(cpu, {q.on_cpu(), out.on_cpu(), c.first, scale}, on_cpu, heads);
+  attention_prefill(*gpu, {q.on_gpu(), out.on_gpu(), c.first, scale}, on_gpu, heads);
+  expect_close(out, testing::kOpBf16);
+  // In place, as prefill calls it.
+  attention_prefill(*gpu, {q.on_gpu(), q.on_gpu(), c.first, scale}, on_gpu, heads);
+  std::vector<bf16> in_place = gpu->to_host<bf16>(q.gpu), apart = gpu->to_host<bf16>(out.gpu);
+  EXPECT_EQ(0, std::memcmp(in_place.data(), apart.data(), sizeof(bf16) * apart.size()));
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, AttentionGpu,
+                         ::testing::Values(AttentionCase{0, 1, 2, 2, 64}, AttentionCase{0, 300, 4, 1, 64},
+                                           AttentionCase{0, 1000, 8, 2, 128}, AttentionCase{128, 128, 8, 2, 128},
+                                           AttentionCase{384, 77, 6, 2, 64}, AttentionCase{640, 1000, 3, 1, 128},
+                                           AttentionCase{0, 517, 2, 2, 256}, AttentionCase{1024, 333, 8, 8, 256}));
+
+}  // namespace
+}  // namespace restkv
