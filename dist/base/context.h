@@ -31,8 +31,8 @@ class Context {
  public:
   struct Options {
     Device device = Device::cpu;
-    int device_index = 0;  ///< which GPU of those this process sees
     int threads = 0;       ///< CPU threads of this rank; 0: all cores that its affinity mask allows
+    int device_index = 0;  ///< which GPU of those this process sees
   };
 
   /// Throws InputError when the device is not available in this build or on this machine.

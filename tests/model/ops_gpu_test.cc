@@ -31,7 +31,7 @@ class OpsGpu : public ::testing::Test {
  protected:
   void SetUp() override {
     try {
-      gpu = std::make_unique<Context>(Context::Options{Device::gpu, 0, 1});
+      gpu = std::make_unique<Context>(Context::Options{Device::gpu, 1});
     } catch (const InputError& e) {
       GTEST_SKIP() << e.what();
     }
@@ -71,7 +71,7 @@ class OpsGpu : public ::testing::Test {
   }
 
   std::unique_ptr<Context> gpu;
-  Context cpu{Context::Options{Device::cpu, 0, 0}};
+  Context cpu{Context::Options{Device::cpu}};
 };
 
 TEST_F(OpsGpu, Gemm) {
