@@ -60,7 +60,7 @@ class Descriptor {
 };
 
 // The tensors that the caller provides, by their ids in the graph.
-enum Uid : int64_t { kQ = 1, kK, kV, kO, kScale, kMinusInfinity, kShift, kFirstVirtual = 100 };
+enum Uid : int64_t { kQ = 1, kK, kV, kO, kStats, kScale, kMinusInfinity, kShift, kFirstVirtual = 100 };
 
 struct Shape4 {
   int64_t dims[4];
@@ -186,6 +186,7 @@ void describe_attention(GraphBuilder& g, const AttentionShape& s, std::vector<De
   size_t v = add(g.tensor(kV, CUDNN_DATA_BFLOAT16,
                           {{1, s.Hkv, s.keys, s.d}, {s.keys * s.kv_stride, s.d, s.kv_stride, 1}}));
   size_t o = add(g.tensor(kO, CUDNN_DATA_BFLOAT16, {{1, s.Hq, s.n, s.d}, {s.n * s.o_stride, s.d, s.o_stride, 1}}));
+  size_t stats = add(g.tensor(kStats, CUDNN_DATA_FLOAT, rows));
   size_t scale = add(g.tensor(kScale, CUDNN_DATA_FLOAT, one, true));
   size_t minus_infinity = add(g.tensor(kMinusInfinity, CUDNN_DATA_FLOAT, one, true));
   size_t shift = add(g.tensor(kShift, CUDNN_DATA_INT32, one, true));
@@ -205,11 +206,14 @@ void describe_attention(GraphBuilder& g, const AttentionShape& s, std::vector<De
   g.pointwise(CUDNN_POINTWISE_BINARY_SELECT, at(scaled), &at(minus_infinity), at(masked), &at(visible));
   size_t highest = fresh(CUDNN_DATA_FLOAT, rows), centred = fresh(CUDNN_DATA_FLOAT, scores),
          exponential = fresh(CUDNN_DATA_FLOAT, scores), sum = fresh(CUDNN_DATA_FLOAT, rows),
-         probability = fresh(CUDNN_DATA_BFLOAT16, scores);
+         log_sum = fresh(CUDNN_DATA_FLOAT, rows), probability = fresh(CUDNN_DATA_BFLOAT16, scores);
   g.reduce(CUDNN_REDUCE_TENSOR_MAX, at(masked), at(highest));
   g.pointwise(CUDNN_POINTWISE_SUB, at(masked), &at(highest), at(centred));
   g.pointwise(CUDNN_POINTWISE_EXP, at(centred), nullptr, at(exponential));
   g.reduce(CUDNN_REDUCE_TENSOR_ADD, at(exponential), at(sum));
+  // cuDNN recognises the pattern with the log-sum-exp as an output only.
+  g.pointwise(CUDNN_POINTWISE_LOG, at(sum), nullptr, at(log_sum));
+  g.pointwise(CUDNN_POINTWISE_ADD, at(log_sum), &at(highest), at(stats));
   g.pointwise(CUDNN_POINTWISE_DIV, at(exponential), &at(sum), at(probability));
   g.matmul(at(probability), at(v), at(o));
 }
@@ -235,6 +239,7 @@ CudnnState& cudnn_of(const Context& ctx) {
 struct AttentionPlan {
   std::unique_ptr<Descriptor> plan;
   Tensor workspace;
+  Tensor stats;  // [Hq, n] log-sum-exp of the scaled scores
 };
 
 // One kernel cache per head size: the first shape compiles (about a second), later ones reuse its kernel.
@@ -276,6 +281,7 @@ std::shared_ptr<AttentionPlan> make_plan(Context& ctx, const AttentionShape& s) 
   RESTKV_CUDNN_CHECK(cudnnBackendGetAttribute(plan->plan->get(), CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE,
                                               CUDNN_TYPE_INT64, 1, &count, &workspace_bytes));
   plan->workspace = ctx.empty(DType::u8, {std::max<int64_t>(workspace_bytes, 1)});
+  plan->stats = ctx.empty(DType::f32, {s.Hq, s.n});
   return plan;
 }
 
@@ -295,9 +301,9 @@ void attention_prefill(Context& ctx, const PrefillAttention& args, const KvView&
 
   float scale = static_cast<float>(args.scale), minus_infinity = -INFINITY;
   int32_t shift = static_cast<int32_t>(args.first_position);
-  std::vector<int64_t> uids = {kQ, kK, kV, kO, kScale, kMinusInfinity, kShift};
+  std::vector<int64_t> uids = {kQ, kK, kV, kO, kStats, kScale, kMinusInfinity, kShift};
   std::vector<void*> pointers = {args.q.data, const_cast<void*>(kv.k), const_cast<void*>(kv.v), args.out.data,
-                                 &scale,      &minus_infinity,         &shift};
+                                 plan->stats.raw(), &scale, &minus_infinity, &shift};
   Descriptor pack(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
   pack.set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, uids)
       .set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, pointers)
