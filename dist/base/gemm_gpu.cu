@@ -1,5 +1,4 @@
 #include "dist/base/gemm_gpu.h"
-
 #include "dist/base/gpu_handles.h"
 
 namespace restkv {
@@ -33,8 +32,8 @@ std::shared_ptr<Plan> make_plan(const Context& ctx, const MatrixView& x, const M
   auto plan = std::make_shared<Plan>();
   RESTKV_CUBLAS_CHECK(cublasLtMatmulDescCreate(&plan->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F));
   cublasOperation_t transpose = CUBLAS_OP_T;
-  RESTKV_CUBLAS_CHECK(cublasLtMatmulDescSetAttribute(plan->operation, CUBLASLT_MATMUL_DESC_TRANSA, &transpose,
-                                                     sizeof(transpose)));
+  RESTKV_CUBLAS_CHECK(
+      cublasLtMatmulDescSetAttribute(plan->operation, CUBLASLT_MATMUL_DESC_TRANSA, &transpose, sizeof(transpose)));
   auto layout = [](cublasLtMatrixLayout_t* out, const MatrixView& m) {
     RESTKV_CUBLAS_CHECK(cublasLtMatrixLayoutCreate(out, cuda_type(m.dtype), static_cast<uint64_t>(m.cols),
                                                    static_cast<uint64_t>(m.rows), m.ld));

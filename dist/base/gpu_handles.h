@@ -17,16 +17,16 @@ namespace detail {
 [[noreturn]] void cublas_failed(const char* call, const char* file, int line, cublasStatus_t status);
 }  // namespace detail
 
-#define RESTKV_CUDA_CHECK(call)                                                                           \
-  do {                                                                                                    \
-    if (cudaError_t status_ = (call); status_ != cudaSuccess) [[unlikely]]                                \
-      ::restkv::detail::cuda_failed(#call, __FILE__, __LINE__, status_);                                  \
+#define RESTKV_CUDA_CHECK(call)                                            \
+  do {                                                                     \
+    if (cudaError_t status_ = (call); status_ != cudaSuccess) [[unlikely]] \
+      ::restkv::detail::cuda_failed(#call, __FILE__, __LINE__, status_);   \
   } while (0)
 
-#define RESTKV_CUBLAS_CHECK(call)                                                                         \
-  do {                                                                                                    \
-    if (cublasStatus_t status_ = (call); status_ != CUBLAS_STATUS_SUCCESS) [[unlikely]]                   \
-      ::restkv::detail::cublas_failed(#call, __FILE__, __LINE__, status_);                                \
+#define RESTKV_CUBLAS_CHECK(call)                                                       \
+  do {                                                                                  \
+    if (cublasStatus_t status_ = (call); status_ != CUBLAS_STATUS_SUCCESS) [[unlikely]] \
+      ::restkv::detail::cublas_failed(#call, __FILE__, __LINE__, status_);              \
   } while (0)
 
 /// After every kernel launch: reports a launch that failed at once (the asynchronous ones appear at the next

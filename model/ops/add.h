@@ -11,6 +11,6 @@ void add(Context& ctx, const MatrixView& x, const MatrixView& y);
 namespace gpu {
 /// The GPU version: bf16, in stream order; rows are multiples of 8 elements.
 void add(Context& ctx, const MatrixView& x, const MatrixView& y);
-}
+}  // namespace gpu
 
 }  // namespace restkv

@@ -26,6 +26,6 @@ void attention_prefill(Context& ctx, const PrefillAttention& args, const KvView&
 namespace gpu {
 /// cuDNN, bf16 with f32 softmax; d a multiple of 8 up to 256.
 void attention_prefill(Context& ctx, const PrefillAttention& args, const KvView& kv, const HeadLayout& heads);
-}
+}  // namespace gpu
 
 }  // namespace restkv

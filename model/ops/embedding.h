@@ -15,6 +15,6 @@ void embed(Context& ctx, const Tensor& table, Range vocab, std::span<const int32
 namespace gpu {
 /// tokens [n] on the device.
 void embed(Context& ctx, const Tensor& table, Range vocab, const int32_t* tokens, const MatrixView& y);
-}
+}  // namespace gpu
 
 }  // namespace restkv

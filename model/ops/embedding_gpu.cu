@@ -24,7 +24,8 @@ void embed(Context& ctx, const Tensor& table, Range vocab, const int32_t* tokens
   RESTKV_CHECK(y.cols % 8 == 0 && y.ld % 8 == 0, "embed on a GPU: rows of {} (multiples of 8)", y.cols);
   if (y.rows == 0) return;
   embed_kernel<<<static_cast<unsigned>(y.rows), 256, 0, stream_of(ctx)>>>(
-      static_cast<const __nv_bfloat16*>(table.raw()), vocab.begin, vocab.end, tokens, y.row<__nv_bfloat16>(0), y.ld, static_cast<int>(y.cols));
+      static_cast<const __nv_bfloat16*>(table.raw()), vocab.begin, vocab.end, tokens, y.row<__nv_bfloat16>(0), y.ld,
+      static_cast<int>(y.cols));
   RESTKV_KERNEL_CHECK();
 }
 

@@ -15,6 +15,6 @@ void rms_norm(Context& ctx, const MatrixView& x, const float* w, const MatrixVie
 namespace gpu {
 /// The GPU version: bf16, in stream order; rows are multiples of 8 elements.
 void rms_norm(Context& ctx, const MatrixView& x, const float* w, const MatrixView& y, double eps);
-}
+}  // namespace gpu
 
 }  // namespace restkv

@@ -9,9 +9,8 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kPerThread = 4;
 
-__global__ void __launch_bounds__(kThreads)
-    rms_norm_kernel(const __nv_bfloat16* x, int64_t x_ld, const float* w, __nv_bfloat16* y, int64_t y_ld, int H,
-                    float eps) {
+__global__ void __launch_bounds__(kThreads) rms_norm_kernel(const __nv_bfloat16* x, int64_t x_ld, const float* w,
+                                                            __nv_bfloat16* y, int64_t y_ld, int H, float eps) {
   __shared__ float scratch[32];
   const __nv_bfloat16* from = x + blockIdx.x * x_ld;
   __nv_bfloat16* to = y + blockIdx.x * y_ld;

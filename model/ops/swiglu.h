@@ -15,6 +15,6 @@ void swiglu(Context& ctx, const MatrixView& gate_up, const MatrixView& y);
 namespace gpu {
 /// The GPU version: bf16, in stream order; rows are multiples of 8 elements.
 void swiglu(Context& ctx, const MatrixView& gate_up, const MatrixView& y);
-}
+}  // namespace gpu
 
 }  // namespace restkv

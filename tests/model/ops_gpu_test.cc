@@ -138,10 +138,13 @@ struct AttentionCase {
   int64_t first, n, Hq, Hkv, d;
 };
 
-class AttentionGpu : public OpsGpu, public ::testing::WithParamInterface<AttentionCase> {};
+class AttentionBase : public OpsGpu {
+ protected:
+  void compare(const AttentionCase& c);
+};
+class AttentionGpu : public AttentionBase, public ::testing::WithParamInterface<AttentionCase> {};
 
-TEST_P(AttentionGpu, PrefillAttention) {
-  AttentionCase c = GetParam();
+void AttentionBase::compare(const AttentionCase& c) {
   int64_t keys = c.first + c.n;
   Both q = random(c.n, c.Hq * c.d, 10, 1.5f), k = random(keys, c.Hkv * c.d, 11), v = random(keys, c.Hkv * c.d, 12);
   Both out = output(c.n, c.Hq * c.d);
@@ -161,6 +164,14 @@ TEST_P(AttentionGpu, PrefillAttention) {
   attention_prefill(*gpu, {q.on_gpu(), q.on_gpu(), c.first, scale}, on_gpu, heads);
   std::vector<bf16> in_place = gpu->to_host<bf16>(q.gpu), apart = gpu->to_host<bf16>(out.gpu);
   EXPECT_EQ(0, std::memcmp(in_place.data(), apart.data(), sizeof(bf16) * apart.size()));
+}
+
+TEST_P(AttentionGpu, PrefillAttention) { compare(GetParam()); }
+
+// Plans are kept: a later shape must not run as an earlier one.
+TEST_F(AttentionBase, ManyShapesOnOneContext) {
+  for (int64_t n : {64, 700, 65, 2000, 64})
+    for (int64_t first : {0, 256}) compare({first, n, 4, 2, 128});
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, AttentionGpu,
