@@ -108,8 +108,11 @@ TEST_F(Ops, RopeTurnsPairs) {
 }
 
 TEST_F(Ops, Llama3ScalingKeepsShortWavesAndDividesLongOnes) {
-  RopeConfig config{"llama3", 500000.0, 8.0, 1.0, 4.0, 8192};
-  RopeConfig plain{"default", 500000.0};
+  RopeConfig config, plain;
+  plain.theta = config.theta = 500000.0;
+  config.type = "llama3";
+  config.factor = 8.0;
+  config.original_max_positions = 8192;
   auto scaled = rope_frequencies(config, 128), base = rope_frequencies(plain, 128);
   EXPECT_EQ(scaled.front(), base.front());
   EXPECT_FLOAT_EQ(scaled.back(), base.back() / 8.0f);
