@@ -45,9 +45,10 @@ COLOURS = ("blue", "green", "silver", "golden", "red", "white", "purple", "orang
 THINGS = ("harbour", "castle", "garden", "tower", "island", "museum", "forest", "valley", "lantern", "palace")
 
 # The default is a text to continue: a small model completes a sentence far more reliably than it answers a question.
-NEEDLE = "The special code of the {colour} {thing} is {code}."
+# "the number": without it the small model now and then begins to quote something instead of naming the code.
+NEEDLE = "The special code of the {colour} {thing} is the number {code}."
 QUESTION = "Question: What is the special code of the {colour} {thing}?"
-LEAD_IN = "Answer: The special code of the {colour} {thing} is"
+LEAD_IN = "Answer: The special code of the {colour} {thing} is the number"
 TOKENS_PER_CHARACTER = 0.214  # of this filler with the SmolLM2 tokenizer
 
 
