@@ -1,8 +1,9 @@
-# restkv_test(NAME [RANKS 1 2 ...] [LIBS ...] [SOURCES ...] [LABELS ...] [TIMEOUT s])
+# restkv_test(NAME [RANKS 1 2 ...] [LIBS ...] [SOURCES ...] [LABELS ...] [TIMEOUT s] [TOGETHER])
 # One GoogleTest program NAME from NAME.cc (or SOURCES). Without RANKS it runs as the ctest NAME, without MPI.
-# With RANKS it is started by mpirun once per count, as the ctests NAME-np1, NAME-np2, ...
+# With RANKS it is started by mpirun once per count, as the ctests NAME-np1, NAME-np2, ...; with TOGETHER as one ctest
+# NAME that goes through all counts.
 function(restkv_test NAME)
-  cmake_parse_arguments(T "" "TIMEOUT" "RANKS;LIBS;SOURCES;LABELS" ${ARGN})
+  cmake_parse_arguments(T "TOGETHER" "TIMEOUT" "RANKS;LIBS;SOURCES;LABELS" ${ARGN})
   if(NOT T_SOURCES)
     set(T_SOURCES ${NAME}.cc)
   endif()
@@ -19,6 +20,15 @@ function(restkv_test NAME)
   target_link_libraries(${NAME} PRIVATE ${T_LIBS} GTest::gtest nlohmann_json::nlohmann_json)
   if(T_RANKS)
     target_link_libraries(${NAME} PRIVATE MPI::MPI_CXX)
+    if(T_TOGETHER)
+      list(JOIN T_RANKS "," counts)
+      list(JOIN RESTKV_MPIEXEC_FLAGS "," flags)
+      add_test(NAME ${NAME} COMMAND ${CMAKE_COMMAND} -DPROGRAM=$<TARGET_FILE:${NAME}> -DRANKS=${counts}
+                                    -DLAUNCHER=${MPIEXEC_EXECUTABLE},${flags}
+                                    -P ${PROJECT_SOURCE_DIR}/cmake/run_on_ranks.cmake)
+      restkv_test_properties(${NAME} ${T_TIMEOUT} "${T_LABELS}" 2)
+      return()
+    endif()
     foreach(n IN LISTS T_RANKS)
       add_test(NAME ${NAME}-np${n} COMMAND ${MPIEXEC_EXECUTABLE} ${RESTKV_MPIEXEC_FLAGS} -np ${n} $<TARGET_FILE:${NAME}>)
       restkv_test_properties(${NAME}-np${n} ${T_TIMEOUT} "${T_LABELS}" ${n})
