@@ -8,7 +8,7 @@
 namespace restkv {
 namespace {
 
-constexpr Digit kKeyDigits[3] = {{21, 11}, {10, 11}, {0, 10}};
+constexpr Digit kKeyDigits[4] = {{22, 10}, {14, 8}, {7, 7}, {0, 7}};
 constexpr int kPositionBits = 11;
 
 void combine(Communicator& group, Tensor& histogram) {

@@ -59,7 +59,7 @@ TEST(ExchangeBytes, AtTheDesignedScale) {
   const SequencePartition partition(131072, 2);
   const HeadLayout heads{32, 8, 128, {{0, 32}, {0, 8}}};
   const int64_t blocks = 64, past = partition.local_size(1);
-  const int64_t expected = blocks * 32 * 32 * 2 * 4 + blocks * 32 * 128 * 4 + 32 * past * 4 + 8 * 5120 * 4;
+  const int64_t expected = blocks * 32 * 32 * 2 * 4 + blocks * 32 * 128 * 4 + 32 * past * 4 + 8 * 1536 * 4;
   EXPECT_EQ(eviction_exchange_bytes(config, heads, partition, 1, 1).sequence, expected);
 }
 
