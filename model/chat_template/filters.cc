@@ -158,8 +158,8 @@ Value map_filter(const Value& input, const Arguments& arguments) {
   if (arguments.positional.empty()) {
     const Parameters given("map", arguments, {"attribute", "default"});
     for (const Value& item : iterate(input)) {
-      Value value = attribute(item, given.require(0));
-      out.items.push_back(value.is_undefined() && given.has(1) ? given.require(1) : std::move(value));
+      const Value value = attribute(item, given.require(0));
+      out.items.push_back(value.is_undefined() && given.has(1) ? given.require(1) : value);
     }
     return out;
   }
