@@ -53,7 +53,9 @@ Context::Context(const Options& options)
   choose_blas_kernels();
 }
 
-Context::~Context() = default;
+Context::~Context() {
+  if (gpu_) gpu_->drop_plans();
+}
 
 Tensor Context::empty(DType dtype, Shape shape) {
   int64_t bytes = size_of(dtype);

@@ -30,6 +30,10 @@ class GpuRuntime {
   /// Waits for everything enqueued so far; throws RuntimeFailure for an error of an earlier kernel.
   virtual void synchronize() = 0;
 
+  /// Lets go of the plans kept by plan_slot (gpu_handles.h). Their tensors own a share of this runtime, so the context
+  /// calls this at its end: the runtime would otherwise keep itself alive.
+  virtual void drop_plans() = 0;
+
   virtual std::string describe() const = 0;  ///< name, memory and UUID of the device
   virtual std::string uuid() const = 0;
   virtual int64_t total_bytes() const = 0;

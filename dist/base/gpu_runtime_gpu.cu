@@ -36,7 +36,6 @@ class CudaRuntime final : public GpuRuntime {
   }
 
   ~CudaRuntime() override {
-    plans.clear();
     release(workspace);
     cudaStreamSynchronize(stream);
     cublasLtDestroy(blas);
@@ -77,6 +76,8 @@ class CudaRuntime final : public GpuRuntime {
   void fill_zero(void* device, int64_t bytes) override {
     RESTKV_CUDA_CHECK(cudaMemsetAsync(device, 0, static_cast<size_t>(bytes), stream));
   }
+
+  void drop_plans() override { plans.clear(); }
 
   void synchronize() override { RESTKV_CUDA_CHECK(cudaStreamSynchronize(stream)); }
 
