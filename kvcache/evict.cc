@@ -80,7 +80,7 @@ void Evictor::State::check_input(const LayerKv& layer) const {
   RESTKV_CHECK(layer.partition != nullptr && layer.partition->ranks() == sequence.size(),
                "the partition is not that of a sequence group of {} ranks", sequence.size());
   const bool has_heads = heads.Hq_lc() > 0;
-  RESTKV_CHECK(!has_heads || !entry.needs_window_queries || layer.q_window != nullptr,
+  RESTKV_CHECK(!has_heads || !entry.needs_window_queries || layer.q_window.data != nullptr,
                "policy {} needs the window queries", entry.name);
   RESTKV_CHECK(!has_heads || !entry.needs_output_factors || !config.use_wo || layer.r != nullptr,
                "policy {} needs the output factors", entry.name);

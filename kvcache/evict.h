@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "dist/base/context.h"
+#include "dist/base/gemm.h"
 #include "dist/comm/communicator.h"
 #include "dist/comm/partition.h"
 #include "kvcache/config.h"
@@ -13,14 +14,14 @@
 
 namespace restkv {
 
-/// One layer's input on this rank. Everything lives on the context's device; f32 on CPU ranks.
+/// One layer's input on this rank. Everything lives on the context's device; q_window, k and v are dense and of one
+/// dtype: f32 on CPU ranks, bf16 or f32 on GPUs.
 struct LayerKv {
   int64_t layer = 0;  ///< index in the model
   const SequencePartition* partition = nullptr;
-  const float* q_window =
-      nullptr;               ///< [W, Hq_lc, d] rotated queries of the last W positions, all of them, on every rank
-  const float* k = nullptr;  ///< [L_lc, Hkv_lc, d] rotated keys of the local positions
-  const float* v = nullptr;  ///< [L_lc, Hkv_lc, d]
+  MatrixView q_window;  ///< [W, Hq_lc * d] rotated queries of the last W positions, all of them, on every rank
+  MatrixView k;         ///< [L_lc, Hkv_lc * d] rotated keys of the local positions
+  MatrixView v;         ///< [L_lc, Hkv_lc * d]
   /// [Hq_lc, d, d] upper triangular R_h with R_h^T R_h = W_O,h W_O,h^T (output_factors.h); null unless use_wo.
   const float* r = nullptr;
 };

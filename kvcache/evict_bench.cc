@@ -27,7 +27,8 @@ void evict_layer(benchmark::State& state, const CacheConfig& base) {
   const std::vector<float> q = normal(random, config.window * Hq * d), k = normal(random, L * Hkv * d);
   const std::vector<float> v = normal(random, L * Hkv * d), r = normal(random, Hq * d * d);
   const SequencePartition partition(L, 1);
-  const LayerKv layer{0, &partition, q.data(), k.data(), v.data(), r.data()};
+  const LayerKv layer{
+      0, &partition, {q.data(), config.window, Hq * d}, {k.data(), L, Hkv * d}, {v.data(), L, Hkv * d}, r.data()};
   Evictor evictor(ctx, *self, *self, {Hq, Hkv, d, {{0, Hq}, {0, Hkv}}}, config);
   for (auto _ : state) benchmark::DoNotOptimize(evictor.evict(layer));
   state.counters["peak_MB"] = static_cast<double>(ctx.memory().peak()) * 1e-6;

@@ -218,9 +218,9 @@ void Transformer::evict(int64_t layer, const LayerWeights& w, PrefillState& s, S
     LayerKv input;
     input.layer = layer;
     input.partition = &s.partition;
-    input.q_window = s.q_window.empty() ? nullptr : s.q_window.data<float>();
-    input.k = s.k.data<float>();
-    input.v = s.v.data<float>();
+    if (!s.q_window.empty()) input.q_window = MatrixView(s.q_window);
+    input.k = MatrixView(s.k);
+    input.v = MatrixView(s.v);
     input.r = w.output_factors.empty() ? nullptr : w.output_factors.data<float>();
     kept = evictor_->evict(input);
   } else {

@@ -5,16 +5,17 @@
 namespace restkv {
 
 void reconstruction_after(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* a,
-                          const float* o, const float* v, const float* r, double tau, float* s) {
+                          const float* o, const MatrixView& v, const float* r, double tau, float* s) {
   need_cpu(ctx, "reconstruction_after");
-  cpu::reconstruction_after(ctx, heads, shard, a, o, v, r, tau, s);
+  cpu::reconstruction_after(ctx, heads, shard, a, o, dense_f32("reconstruction_after", v), r, tau, s);
 }
 
 void reconstruction_before(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* logits,
-                           const float* softmax, const float* o, const float* v, const float* r,
+                           const float* softmax, const float* o, const MatrixView& v, const float* r,
                            const BeforeOptions& options, float* s) {
   need_cpu(ctx, "reconstruction_before");
-  cpu::reconstruction_before(ctx, heads, shard, logits, softmax, o, v, r, options, s);
+  cpu::reconstruction_before(ctx, heads, shard, logits, softmax, o, dense_f32("reconstruction_before", v), r, options,
+                             s);
 }
 
 }  // namespace restkv

@@ -1,7 +1,7 @@
 // E1: logits of the window queries on the local keys, and the softmax of every row over all positions.
 #pragma once
 
-#include "dist/base/context.h"
+#include "dist/base/gemm.h"
 #include "kvcache/heads.h"
 #include "kvcache/local_shard.h"
 
@@ -9,12 +9,12 @@ namespace restkv {
 
 /// logits[h * W + w][i] = q_w,h . k_i / sqrt(d), or -inf where position i lies after window row w (i > P + w) and in
 /// the padding of the stride. Units: natural-log weights.
-///   q_window [W, Hq_lc, d], k [L_lc, Hkv_lc, d] (f32)
+///   q_window [W, Hq_lc * d], k [L_lc, Hkv_lc * d] (dense; f32, or bf16 on GPUs)
 ///   logits   [Hq_lc * W, shard.stride] (f32)
 ///   partials [local blocks, Hq_lc * W, 2] (f32): per block of the grid (max m_b, sum of exp(logit - m_b)); a block
 ///            without a visible position gives (-inf, 0)
-void window_logits(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* q_window,
-                   const float* k, float* logits, float* partials);
+void window_logits(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const MatrixView& q_window,
+                   const MatrixView& k, float* logits, float* partials);
 
 /// Folds the partials of all blocks in block order: softmax [rows, 2] = (max m, 1 / sum of exp(logit - m)), with
 /// 1 / sum = 0 for a row without a visible position. gathered [slots, rows, 2]; block b lies in slot[b].

@@ -68,7 +68,12 @@ inline RankResult evict_case(const EvictionCase& c, Communicator& sequence, Comm
   result.q_heads = heads.local.q;
   Evictor evictor(ctx, sequence, tensor, heads, c.config);
   EvictTrace trace;
-  LayerKv layer{c.layer, &partition, q.data(), k.data(), v.data(), c.wo.empty() ? nullptr : r.data<float>()};
+  LayerKv layer{c.layer,
+                &partition,
+                {q.data(), W, Hq_lc * d},
+                {k.data(), L_lc, Hkv_lc * d},
+                {v.data(), L_lc, Hkv_lc * d},
+                c.wo.empty() ? nullptr : r.data<float>()};
   KeptRows kept = evictor.evict(layer, &trace);
   result.head = kept.head;
   result.kernel = kept.kernel;
