@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include "dist/base/error.h"
+#include "dist/base/staged_upload.h"
 #include "kvcache/output_factors.h"
 
 namespace restkv {
@@ -13,12 +14,15 @@ class Loader {
  public:
   Loader(Context& ctx, const WeightSource& source, std::optional<DType> dtype, int64_t total,
          const LoadProgress& progress)
-      : ctx_(ctx), source_(source), dtype_(dtype), total_(total), progress_(progress) {}
+      : ctx_(ctx), source_(source), dtype_(dtype), total_(total), progress_(progress) {
+    if (ctx.gpu() != nullptr) upload_ = std::make_unique<StagedUpload>(ctx, kSlotBytes, kSlots);
+  }
 
   Tensor vector(const std::string& name, int64_t n) {
     check_shape(name, {n});
-    Tensor t = ctx_.empty(DType::f32, {n});
-    source_.read(name, {0, 1}, {0, n}, DType::f32, t.raw());
+    std::vector<float> values(static_cast<size_t>(n));
+    source_.read(name, {0, 1}, {0, n}, DType::f32, values.data());
+    Tensor t = ctx_.to_device(values.data(), DType::f32, {n});
     report(t.bytes());
     return t;
   }
@@ -53,15 +57,30 @@ class Loader {
  private:
   DType dtype_for(const std::string& name) const { return dtype_ ? *dtype_ : source_.natural_dtype(name); }
 
-  void read_into(Tensor& t, const std::string& name, int64_t full_rows, int64_t full_cols, Range rows, Range cols) {
-    check_shape(name, {full_rows, full_cols});
-    // Row blocks in parallel: decoding quantised weights is work, not only copying.
+  // Rows of `name` into dense host memory. In parallel: decoding quantised weights is work, not only copying.
+  void read_rows(const std::string& name, Range rows, Range cols, DType dtype, void* to) {
     constexpr int64_t kBlock = 256;
-    int64_t blocks = (rows.size() + kBlock - 1) / kBlock;
+    const int64_t row_bytes = cols.size() * size_of(dtype), blocks = (rows.size() + kBlock - 1) / kBlock;
     ctx_.parallel_for(blocks, [&](int64_t b) {
       Range part{rows.begin + b * kBlock, std::min(rows.begin + (b + 1) * kBlock, rows.end)};
-      source_.read(name, part, cols, t.dtype(), t.rows(b * kBlock, part.size()).raw());
+      source_.read(name, part, cols, dtype, static_cast<char*>(to) + b * kBlock * row_bytes);
     });
+  }
+
+  void read_into(Tensor& t, const std::string& name, int64_t full_rows, int64_t full_cols, Range rows, Range cols) {
+    check_shape(name, {full_rows, full_cols});
+    if (upload_ == nullptr) {
+      read_rows(name, rows, cols, t.dtype(), t.raw());
+    } else {
+      const int64_t row_bytes = std::max<int64_t>(1, cols.size() * size_of(t.dtype()));
+      const int64_t step = std::max<int64_t>(1, upload_->slot_bytes() / row_bytes);
+      for (int64_t first = 0; first < rows.size(); first += step) {
+        const int64_t count = std::min(step, rows.size() - first);
+        upload_->send(static_cast<char*>(t.raw()) + first * row_bytes, count * row_bytes, [&](void* host) {
+          read_rows(name, {rows.begin + first, rows.begin + first + count}, cols, t.dtype(), host);
+        });
+      }
+    }
     report(t.bytes());
   }
 
@@ -77,7 +96,12 @@ class Loader {
     if (progress_) progress_(std::min(done_, total_), total_);
   }
 
+  // Large enough for full speed of the bus, few enough that pinning them takes milliseconds.
+  static constexpr int64_t kSlotBytes = int64_t{32} << 20;
+  static constexpr int kSlots = 4;
+
   Context& ctx_;
+  std::unique_ptr<StagedUpload> upload_;  // null on CPU ranks
   const WeightSource& source_;
   std::optional<DType> dtype_;
   int64_t done_ = 0;
@@ -127,6 +151,11 @@ int64_t TransformerWeights::bytes() const {
 TransformerWeights load_weights(Context& ctx, const WeightSource& source, const ModelConfig& config, const Shard& shard,
                                 std::optional<DType> dtype, bool with_output_factors, const LoadProgress& progress) {
   const std::string embedding = "model.embed_tokens.weight";
+  if (ctx.device() == Device::gpu) {
+    RESTKV_CHECK(!dtype || *dtype == DType::bf16, "weights in {} on a GPU; bf16 is what its kernels take",
+                 name_of(*dtype));
+    dtype = DType::bf16;
+  }
   DType held = dtype ? *dtype : source.natural_dtype("model.layers.0.mlp.down_proj.weight");
   Loader loader(ctx, source, dtype, expected_bytes(config, shard, held), progress);
   TransformerWeights w;

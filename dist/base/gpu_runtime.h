@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -26,6 +27,30 @@ class GpuRuntime {
   virtual void to_host(void* host, const void* device, int64_t bytes) = 0;
   virtual void copy(void* to, const void* from, int64_t bytes) = 0;
   virtual void fill_zero(void* device, int64_t bytes) = 0;
+
+  /// The same without waiting, to and from pinned host memory, which must stay as it is until the stream has got there.
+  virtual std::shared_ptr<void> allocate_pinned(int64_t bytes) = 0;
+  virtual void to_device_later(void* device, const void* pinned, int64_t bytes) = 0;
+  virtual void to_host_later(void* pinned, const void* device, int64_t bytes) = 0;
+
+  /// Makes the pool hold at least `bytes` more than is in use: later requests that fit cost no call into the driver.
+  /// Throws RuntimeFailure as allocate() does.
+  virtual void reserve(int64_t bytes) = 0;
+
+  /// A mark in the stream's order: something to wait for, and to take times between.
+  virtual std::shared_ptr<void> mark() = 0;
+  virtual void wait(const void* mark) = 0;
+  /// Seconds on the device between two marks; waits for the later one.
+  virtual double seconds_between(const void* from, const void* to) = 0;
+
+  /// Records what `body` enqueues, instead of running it, as a graph to be launched any number of times. `body` must
+  /// neither wait nor allocate.
+  virtual std::shared_ptr<void> capture(const std::function<void()>& body) = 0;
+  virtual void launch(const void* graph) = 0;
+
+  /// A named range around host code, for profilers.
+  virtual void push_range(const char* name) = 0;
+  virtual void pop_range() = 0;
 
   /// Waits for everything enqueued so far; throws RuntimeFailure for an error of an earlier kernel.
   virtual void synchronize() = 0;

@@ -1,3 +1,5 @@
+#include <nvtx3/nvToolsExt.h>
+
 #include <unordered_map>
 
 #include "dist/base/gpu_handles.h"
@@ -77,6 +79,66 @@ class CudaRuntime final : public GpuRuntime {
     RESTKV_CUDA_CHECK(cudaMemsetAsync(device, 0, static_cast<size_t>(bytes), stream));
   }
 
+  std::shared_ptr<void> allocate_pinned(int64_t bytes) override {
+    void* data = nullptr;
+    RESTKV_CUDA_CHECK(cudaMallocHost(&data, static_cast<size_t>(bytes)));
+    return {data, [](void* p) { cudaFreeHost(p); }};
+  }
+
+  void to_device_later(void* device, const void* pinned, int64_t bytes) override {
+    RESTKV_CUDA_CHECK(cudaMemcpyAsync(device, pinned, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream));
+  }
+
+  void to_host_later(void* pinned, const void* device, int64_t bytes) override {
+    RESTKV_CUDA_CHECK(cudaMemcpyAsync(pinned, device, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream));
+  }
+
+  void reserve(int64_t bytes) override {
+    if (bytes > 0) release(allocate(bytes));
+  }
+
+  std::shared_ptr<void> mark() override {
+    cudaEvent_t event = nullptr;
+    RESTKV_CUDA_CHECK(cudaEventCreate(&event));
+    std::shared_ptr<void> owner(event, [](void* e) { cudaEventDestroy(static_cast<cudaEvent_t>(e)); });
+    RESTKV_CUDA_CHECK(cudaEventRecord(event, stream));
+    return owner;
+  }
+
+  void wait(const void* mark) override { RESTKV_CUDA_CHECK(cudaEventSynchronize(event_of(mark))); }
+
+  double seconds_between(const void* from, const void* to) override {
+    wait(to);
+    float milliseconds = 0.0f;
+    RESTKV_CUDA_CHECK(cudaEventElapsedTime(&milliseconds, event_of(from), event_of(to)));
+    return 1e-3 * static_cast<double>(milliseconds);
+  }
+
+  std::shared_ptr<void> capture(const std::function<void()>& body) override {
+    cudaGraph_t graph = nullptr;
+    RESTKV_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+    try {
+      body();
+    } catch (...) {
+      cudaStreamEndCapture(stream, &graph);
+      if (graph != nullptr) cudaGraphDestroy(graph);
+      throw;
+    }
+    RESTKV_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
+    cudaGraphExec_t ready = nullptr;
+    cudaError_t status = cudaGraphInstantiate(&ready, graph, 0);
+    cudaGraphDestroy(graph);
+    RESTKV_CUDA_CHECK(status);
+    return {ready, [](void* g) { cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(g)); }};
+  }
+
+  void launch(const void* graph) override {
+    RESTKV_CUDA_CHECK(cudaGraphLaunch(static_cast<cudaGraphExec_t>(const_cast<void*>(graph)), stream));
+  }
+
+  void push_range(const char* name) override { nvtxRangePushA(name); }
+  void pop_range() override { nvtxRangePop(); }
+
   void drop_plans() override { plans.clear(); }
 
   void synchronize() override { RESTKV_CUDA_CHECK(cudaStreamSynchronize(stream)); }
@@ -108,6 +170,8 @@ class CudaRuntime final : public GpuRuntime {
   mutable std::unordered_map<std::string, std::shared_ptr<void>> plans;
 
  private:
+  static cudaEvent_t event_of(const void* mark) { return static_cast<cudaEvent_t>(const_cast<void*>(mark)); }
+
   int index_;
   cudaDeviceProp properties_;
 };
