@@ -66,7 +66,7 @@ void Transformer::decode_step(Sequence& sequence, int32_t token) {
     decode_mlp(layer, b);
     add_summed();
   }
-  compute_logits(b.x.data(), sequence.logits);
+  compute_logits(x, sequence.logits);
   ++sequence.length;
 }
 

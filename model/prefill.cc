@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "dist/base/error.h"
+#include "dist/base/phase_clock.h"
 #include "dist/base/stopwatch.h"
 #include "dist/comm/gather_rows.h"
 #include "kvcache/reshard.h"
@@ -18,12 +19,10 @@
 namespace restkv {
 namespace {
 
-// Rows whose MLP activations exist at once; a multiple of the GEMM's row tile.
-constexpr int64_t kSliceRows = 1024;
-
+// Calls body(first, rows) for consecutive runs of at most `slice` of the L_lc rows.
 template <class Body>
-void for_slices(int64_t rows, const Body& body) {
-  for (int64_t first = 0; first < rows; first += kSliceRows) body(first, std::min(kSliceRows, rows - first));
+void for_slices(int64_t L_lc, int64_t slice, const Body& body) {
+  for (int64_t first = 0; first < L_lc; first += slice) body(first, std::min(slice, L_lc - first));
 }
 
 }  // namespace
@@ -31,17 +30,20 @@ void for_slices(int64_t rows, const Body& body) {
 struct Transformer::PrefillState {
   PrefillState(Context& ctx, const SequencePartition& partition_, int sequence_rank, const ModelConfig& config,
                const Shard& shard)
-      : partition(partition_), L_lc(partition.local_size(sequence_rank)) {
+      : partition(partition_),
+        L_lc(partition.local_size(sequence_rank)),
+        slice(std::max<int64_t>(1, std::min(prefill_slice_rows(ctx.device()), L_lc))),
+        clock(ctx) {
+    const DType dtype = activation_dtype(ctx.device());
     int64_t q_width = shard.heads.Hq_lc() * config.d, kv_width = shard.heads.Hkv_lc() * config.d;
-    int64_t slice = std::min(kSliceRows, L_lc);
-    x = ctx.empty(DType::f32, {L_lc, config.hidden});
-    q = ctx.empty(DType::f32, {L_lc, q_width});
-    k = ctx.empty(DType::f32, {L_lc, kv_width});
-    v = ctx.empty(DType::f32, {L_lc, kv_width});
-    normed = ctx.empty(DType::f32, {slice, config.hidden});
-    gate_up = ctx.empty(DType::f32, {slice, 2 * shard.mlp.size()});
-    activated = ctx.empty(DType::f32, {slice, shard.mlp.size()});
-    partial = ctx.empty(DType::f32, {slice, config.hidden});
+    x = ctx.empty(dtype, {L_lc, config.hidden});
+    q = ctx.empty(dtype, {L_lc, q_width});
+    k = ctx.empty(dtype, {L_lc, kv_width});
+    v = ctx.empty(dtype, {L_lc, kv_width});
+    normed = ctx.empty(dtype, {slice, config.hidden});
+    gate_up = ctx.empty(dtype, {slice, 2 * shard.mlp.size()});
+    activated = ctx.empty(dtype, {slice, shard.mlp.size()});
+    partial = ctx.empty(dtype, {slice, config.hidden});
     for (int64_t i = 0; i < L_lc; ++i) positions.push_back(partition.global_position(sequence_rank, i));
     kv_lengths.assign(static_cast<size_t>(shard.heads.Hkv_lc()), partition.length());
     for (int64_t g = 0; g < shard.heads.Hkv_lc(); ++g) kv_offsets.push_back(g * config.d);
@@ -49,6 +51,8 @@ struct Transformer::PrefillState {
 
   SequencePartition partition;
   int64_t L_lc;
+  int64_t slice;  // rows of one slice
+  PhaseClock clock;
   std::vector<int64_t> positions;  // [L_lc]
   Tensor rope;                     // [L_lc, 2, d/2]
   Tensor x;                        // [L_lc, H] the residual stream
@@ -81,41 +85,51 @@ Sequence Transformer::prefill(std::span<const int32_t> tokens, const PrefillOpti
                   ? options.max_new_tokens
                   : (options.max_new_tokens + grid_.sequence_size() - 1) / grid_.sequence_size();
   Sequence sequence{
-      KvCache(ctx_, config_.layers, cache_heads(plan_.decode.heads), config_.d, DType::f32), L, L, {}, {}};
+      KvCache(ctx_, config_.layers, cache_heads(plan_.decode.heads), config_.d, activation_), L, L, {}, {}};
   s.local_counts.assign(
       static_cast<size_t>(config_.layers *
                           (cache_config_.granularity == Granularity::query_head ? config_.Hq : config_.Hkv)),
       0);
 
+  s.clock.start("embed");
   std::vector<int32_t> local_tokens;
   for (int64_t position : s.positions) local_tokens.push_back(tokens[position]);
   embed_tokens(local_tokens, MatrixView(s.x));
   s.rope = rope_table(ctx_, frequencies_, s.positions);
 
-  for (int64_t layer = 0; layer < config_.layers; ++layer) {
-    const LayerWeights& w = weights_.layers[layer];
-    project_qkv(w, s);
-    gather_kv(s);
-    attend(s);
-    project_output(w, s);
-    mlp(w, s);
-    evict(layer, w, s, sequence);
-    if (options.progress) options.progress(layer + 1, config_.layers);
-  }
+  run_layers(s, options, sequence);
   emit_logits(s, options, sequence);
   finish_report(s, sequence);
   sequence.report.seconds = whole.seconds();
   return sequence;
 }
 
+void Transformer::run_layers(PrefillState& s, const PrefillOptions& options, Sequence& sequence) {
+  for (int64_t layer = 0; layer < config_.layers; ++layer) {
+    try {
+      const LayerWeights& w = weights_.layers[layer];
+      project_qkv(w, s);
+      gather_kv(s);
+      attend(s);
+      project_output(w, s);
+      mlp(w, s);
+      evict(layer, w, s, sequence);
+    } catch (const RuntimeFailure& e) {
+      // On GPUs an earlier kernel's error may show only here: the place is where it was noticed.
+      fail_runtime("rank {}, prefill, layer {}, {}: {}", grid_.world().rank(), layer, s.clock.current(), e.what());
+    }
+    if (options.progress) options.progress(layer + 1, config_.layers);
+  }
+}
+
 // normed = rms_norm(x); q, k, v = normed Wqkv^T; rotate q and k.
 void Transformer::project_qkv(const LayerWeights& w, PrefillState& s) {
-  Stopwatch watch;
+  s.clock.start("gemm");
   int64_t H = config_.hidden, q_width = s.q.size(1), kv_width = s.k.size(1);
   MatrixView weight(w.qkv);
   MatrixView wq = weight.block(0, q_width, 0, H), wk = weight.block(q_width, kv_width, 0, H),
              wv = weight.block(q_width + kv_width, kv_width, 0, H);
-  for_slices(s.L_lc, [&](int64_t first, int64_t rows) {
+  for_slices(s.L_lc, s.slice, [&](int64_t first, int64_t rows) {
     MatrixView normed = MatrixView(s.normed).block(0, rows, 0, H);
     rms_norm(ctx_, MatrixView(s.x).block(first, rows, 0, H), w.attention_norm, normed, config_.rms_eps);
     gemm(ctx_, normed, wq, MatrixView(s.q).block(first, rows, 0, q_width));
@@ -124,17 +138,19 @@ void Transformer::project_qkv(const LayerWeights& w, PrefillState& s) {
   });
   apply_rope(ctx_, MatrixView(s.q), config_.d, s.rope);
   apply_rope(ctx_, MatrixView(s.k), config_.d, s.rope);
-  s.report.gemm_seconds += watch.seconds();
 }
 
 // All keys and values of this rank's heads in global order; the window's queries for the policy.
 void Transformer::gather_kv(PrefillState& s) {
-  Stopwatch watch;
+  s.clock.start("exchange");
   Communicator& sequence = grid_.sequence();
   int64_t sent = sequence.stats().bytes_sent, L = s.partition.length();
   auto gather = [&](const Tensor& local, Range range, Tensor& all) {
-    if (!all.defined() || all.empty()) all = ctx_.empty(DType::f32, {range.size(), local.size(1)});
-    gather_rows(sequence, s.partition, range, local.raw(), all.raw(), local.size(1), DType::f32);
+    if (!all.defined() || all.empty()) all = ctx_.empty(activation_, {range.size(), local.size(1)});
+    if (sequence.size() == 1)
+      ctx_.copy(all.raw(), local.rows(range.begin, range.size()).raw(), all.bytes());
+    else
+      gather_rows(sequence, s.partition, range, local.raw(), all.raw(), local.size(1), activation_);
   };
   if (sequence.size() == 1) {
     s.k_all = s.k;  // one rank's local order is the global order: a view, no copy
@@ -147,14 +163,13 @@ void Transformer::gather_kv(PrefillState& s) {
   sent = sequence.stats().bytes_sent;
   if (s.evicts && evictor_->needs_window_queries()) gather(s.q, {L - cache_config_.window, L}, s.q_window);
   s.report.evict_bytes += sequence.stats().bytes_sent - sent;
-  s.report.exchange_seconds += watch.seconds();
 }
 
 // q = softmax(q K^T / sqrt(d)) V, for this rank's two chunks.
 void Transformer::attend(PrefillState& s) {
-  Stopwatch watch;
+  s.clock.start("attention");
   int64_t width = s.q.size(1), first = 0;
-  KvView kv{s.k_all.raw(), s.v_all.raw(), DType::f32,          plan_.resident.heads.Hkv_lc(),
+  KvView kv{s.k_all.raw(), s.v_all.raw(), activation_,         plan_.resident.heads.Hkv_lc(),
             config_.d,     s.k.size(1),   s.kv_offsets.data(), s.kv_lengths.data()};
   for (Range chunk : s.partition.chunks_of(grid_.sequence_rank())) {
     MatrixView q = MatrixView(s.q).block(first, chunk.size(), 0, width);
@@ -163,7 +178,6 @@ void Transformer::attend(PrefillState& s) {
                       plan_.resident.heads);
     first += chunk.size();
   }
-  s.report.attention_seconds += watch.seconds();
 }
 
 // y [rows, H] += x w^T, summed over the tensor group.
@@ -174,30 +188,28 @@ void Transformer::add_partial(const MatrixView& x, const MatrixView& w, const Ma
   }
   MatrixView partial = MatrixView(s.partial).block(0, y.rows, 0, y.cols);
   gemm(ctx_, x, w, partial);
-  Stopwatch watch;
+  s.clock.start("exchange");
   int64_t sent = grid_.tensor().stats().bytes_sent;
   grid_.tensor().all_reduce(partial.data, y.rows * y.cols, y.dtype, ReduceOp::sum);
   s.report.exchange_bytes += grid_.tensor().stats().bytes_sent - sent;
-  s.report.exchange_seconds += watch.seconds();
-  s.report.gemm_seconds -= watch.seconds();
+  s.clock.start("gemm");
   add(ctx_, y, partial);
 }
 
 void Transformer::project_output(const LayerWeights& w, PrefillState& s) {
-  Stopwatch watch;
+  s.clock.start("gemm");
   int64_t width = s.q.size(1);
-  for_slices(s.L_lc, [&](int64_t first, int64_t rows) {
+  for_slices(s.L_lc, s.slice, [&](int64_t first, int64_t rows) {
     add_partial(MatrixView(s.q).block(first, rows, 0, width), MatrixView(w.output),
                 MatrixView(s.x).block(first, rows, 0, config_.hidden), s);
   });
-  s.report.gemm_seconds += watch.seconds();
 }
 
 // x += down(silu(gate(normed)) * up(normed)), slice by slice.
 void Transformer::mlp(const LayerWeights& w, PrefillState& s) {
-  Stopwatch watch;
+  s.clock.start("gemm");
   int64_t H = config_.hidden, I = plan_.resident.mlp.size();
-  for_slices(s.L_lc, [&](int64_t first, int64_t rows) {
+  for_slices(s.L_lc, s.slice, [&](int64_t first, int64_t rows) {
     MatrixView x = MatrixView(s.x).block(first, rows, 0, H), normed = MatrixView(s.normed).block(0, rows, 0, H);
     MatrixView gate_up = MatrixView(s.gate_up).block(0, rows, 0, 2 * I);
     MatrixView activated = MatrixView(s.activated).block(0, rows, 0, I);
@@ -206,12 +218,11 @@ void Transformer::mlp(const LayerWeights& w, PrefillState& s) {
     swiglu(ctx_, gate_up, activated);
     add_partial(activated, MatrixView(w.down), x, s);
   });
-  s.report.gemm_seconds += watch.seconds();
 }
 
 // Decides with the other ranks which rows stay, and moves them to the cache.
 void Transformer::evict(int64_t layer, const LayerWeights& w, PrefillState& s, Sequence& sequence) {
-  Stopwatch watch;
+  s.clock.start("scoring");
   KeptRows kept;
   int64_t sent = grid_.sequence().stats().bytes_sent + grid_.tensor().stats().bytes_sent;
   if (s.evicts) {
@@ -234,8 +245,8 @@ void Transformer::evict(int64_t layer, const LayerWeights& w, PrefillState& s, S
     }
   }
   s.report.evict_bytes += grid_.sequence().stats().bytes_sent + grid_.tensor().stats().bytes_sent - sent;
+  s.clock.start("compact");
   keep(layer, kept, s, sequence);
-  s.report.evict_seconds += watch.seconds();
 }
 
 void Transformer::keep(int64_t layer, const KeptRows& kept, PrefillState& s, Sequence& sequence) {
@@ -262,14 +273,15 @@ void Transformer::keep(int64_t layer, const KeptRows& kept, PrefillState& s, Seq
 
 // Logits of the wanted rows; every rank of the sequence group gets the row from its owner.
 void Transformer::emit_logits(PrefillState& s, const PrefillOptions& options, Sequence& sequence) {
+  s.clock.start("logits");
   int64_t H = config_.hidden;
-  std::vector<float> row(static_cast<size_t>(H));
+  Tensor row = ctx_.empty(activation_, {1, H});
   auto logits_at = [&](int64_t position) {
     int owner = s.partition.owner(position);
     if (owner == grid_.sequence_rank())
-      std::copy_n(s.x.data<float>() + s.partition.local_index(owner, position) * H, H, row.data());
-    if (grid_.sequence_size() > 1) grid_.sequence().broadcast(row.data(), H, DType::f32, owner);
-    compute_logits(row.data(), sequence.logits);
+      ctx_.copy(row.raw(), s.x.rows(s.partition.local_index(owner, position), 1).raw(), row.bytes());
+    if (grid_.sequence_size() > 1) grid_.sequence().broadcast(row.raw(), H, activation_, owner);
+    compute_logits(MatrixView(row), sequence.logits);
   };
   for (int64_t position : options.logit_rows) {
     RESTKV_CHECK(position >= 0 && position < s.partition.length() && options.on_logits, "logits of row {} of {}",
@@ -287,7 +299,9 @@ void Transformer::finish_report(PrefillState& s, Sequence& sequence) {
   totals.push_back(s.local_hash);
   totals.push_back(static_cast<uint64_t>(sequence.cache.bytes()));
   grid_.world().all_reduce(std::span<uint64_t>(totals));
+  s.report.phases = s.clock.finish();
   PrefillReport& report = sequence.report = s.report;
+  report.evict_seconds = report.seconds_of("scoring") + report.seconds_of("select") + report.seconds_of("compact");
   report.cache_bytes = static_cast<int64_t>(totals.back());
   report.kept_hash = totals[totals.size() - 2];
   for (int64_t layer = 0; layer < config_.layers; ++layer)
@@ -299,7 +313,7 @@ void Transformer::finish_report(PrefillState& s, Sequence& sequence) {
                         ? "policy full keeps everything"
                         : fmt::format("the prompt of {} tokens is not longer than the budget of {}", L, report.budget);
   // Without eviction every KV head holds every position once, whatever the granularity of the policy.
-  report.full_cache_bytes = 2 * config_.layers * config_.Hkv * L * config_.d * size_of(DType::f32);
+  report.full_cache_bytes = 2 * config_.layers * config_.Hkv * L * config_.d * size_of(activation_);
 }
 
 }  // namespace restkv

@@ -3,8 +3,10 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "dist/base/phase_clock.h"
 #include "kvcache/kv_cache.h"
 
 namespace restkv {
@@ -13,13 +15,14 @@ namespace restkv {
 /// every rank.
 struct PrefillReport {
   double seconds = 0.0;
-  double attention_seconds = 0.0;
-  double gemm_seconds = 0.0;      ///< linear layers, norms and activation
-  double exchange_seconds = 0.0;  ///< K/V gather and tensor-parallel sums
-  double evict_seconds = 0.0;     ///< scoring, selection, compaction and re-sharding
-  int64_t exchange_bytes = 0;     ///< sent by this rank for K/V gather and tensor-parallel sums
-  int64_t evict_bytes = 0;        ///< sent by this rank for the decision
-  int64_t reshard_bytes = 0;      ///< sent by this rank to bring kept rows to their decoding ranks
+  /// embed, gemm (linear layers, norms, activation), exchange (K/V gather, tensor-parallel sums), attention, scoring,
+  /// select, compact (with re-sharding), logits.
+  std::vector<PhaseTime> phases;
+  double seconds_of(std::string_view phase) const;  ///< 0 for a phase that did not run
+  double evict_seconds = 0.0;                       ///< scoring, select and compact
+  int64_t exchange_bytes = 0;                       ///< sent by this rank for K/V gather and tensor-parallel sums
+  int64_t evict_bytes = 0;                          ///< sent by this rank for the decision
+  int64_t reshard_bytes = 0;                        ///< sent by this rank to bring kept rows to their decoding ranks
 
   bool evicted = false;
   std::string reason;                             ///< why nothing was evicted, in words; empty when it was
@@ -29,6 +32,12 @@ struct PrefillReport {
   std::vector<std::vector<int64_t>> kept_counts;  ///< [layers][cache heads of the model] over all ranks
   uint64_t kept_hash = 0;  ///< over all (layer, cache head, kept position); equal sets give equal hashes
 };
+
+inline double PrefillReport::seconds_of(std::string_view phase) const {
+  for (const PhaseTime& p : phases)
+    if (p.name == phase) return p.seconds;
+  return 0.0;
+}
 
 struct Sequence {
   KvCache cache;

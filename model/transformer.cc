@@ -7,11 +7,17 @@
 
 namespace restkv {
 
+DType activation_dtype(Device device) { return device == Device::gpu ? DType::bf16 : DType::f32; }
+
+// On GPUs slices are large enough for the full rate of the products; on CPUs they stay in the caches.
+int64_t prefill_slice_rows(Device device) { return device == Device::gpu ? 8192 : 1024; }
+
 Transformer::Transformer(Context& ctx, const ProcessGrid& grid, const ModelConfig& config, const WeightSource& source,
                          const CacheConfig& cache, const TransformerOptions& options, const LoadProgress& progress)
     : ctx_(ctx),
       grid_(grid),
       config_(config),
+      activation_(activation_dtype(ctx.device())),
       cache_config_(cache),
       plan_(make_shard_plan(config, grid.sequence_size(), grid.tensor_size(), grid.sequence_rank(), grid.tensor_rank(),
                             options.decode)),
@@ -41,22 +47,22 @@ void Transformer::embed_tokens(std::span<const int32_t> tokens, const MatrixView
   if (grid_.tensor_size() > 1) grid_.tensor().all_reduce(x.data, x.rows * x.cols, x.dtype, ReduceOp::sum);
 }
 
-// x [H] on every rank -> logits [vocab] on every rank.
-void Transformer::compute_logits(const float* x, std::vector<float>& logits) {
-  std::vector<float> normed(static_cast<size_t>(config_.hidden));
-  MatrixView h(normed.data(), 1, config_.hidden);
-  rms_norm(ctx_, MatrixView(x, 1, config_.hidden), weights_.final_norm, h, config_.rms_eps);
+// x [1, H] on every rank -> logits [vocab] on every rank's host.
+void Transformer::compute_logits(const MatrixView& x, std::vector<float>& logits) {
+  Tensor normed = ctx_.empty(activation_, {1, config_.hidden});
+  rms_norm(ctx_, x, weights_.final_norm, MatrixView(normed), config_.rms_eps);
 
   const Range held = plan_.resident.vocab, mine = plan_.decode.vocab;
-  logits.resize(static_cast<size_t>(config_.vocab));
-  float* own = logits.data() + mine.begin;
+  Tensor own = ctx_.empty(DType::f32, {1, mine.size()}), all = own;
   MatrixView head = MatrixView(weights_.output_head).block(mine.begin - held.begin, mine.size(), 0, config_.hidden);
-  gemv(ctx_, h, head, MatrixView(own, 1, mine.size()));
-
-  if (logit_counts_.size() == 1) return;
-  Communicator& group = plan_.mode == DecodeMode::tensor ? grid_.world() : grid_.tensor();
-  std::vector<float> part(own, own + mine.size());
-  group.all_gather_v(part.data(), logits.data(), logit_counts_, logit_offsets_, DType::f32);
+  gemv(ctx_, MatrixView(normed), head, MatrixView(own));
+  if (logit_counts_.size() > 1) {
+    all = ctx_.empty(DType::f32, {1, config_.vocab});
+    Communicator& group = plan_.mode == DecodeMode::tensor ? grid_.world() : grid_.tensor();
+    group.all_gather_v(own.raw(), all.raw(), logit_counts_, logit_offsets_, DType::f32);
+  }
+  logits.resize(static_cast<size_t>(config_.vocab));
+  ctx_.to_host(all.raw(), logits.data(), all.bytes());
 }
 
 int64_t Transformer::cache_heads(const HeadLayout& heads) const {

@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 
+#include "dist/base/phase_clock.h"
 #include "dist/comm/process_grid.h"
 #include "kvcache/config.h"
 #include "kvcache/evict.h"
@@ -29,6 +30,12 @@ struct PrefillOptions {
   std::function<void(int64_t position, std::span<const float> logits)> on_logits;
 };
 
+/// The dtype of activations, K and V: f32 on CPU ranks, bf16 on GPUs.
+DType activation_dtype(Device device);
+
+/// Prompt rows whose MLP activations exist at once; a multiple of the GEMM's row tile.
+int64_t prefill_slice_rows(Device device);
+
 class Transformer {
  public:
   /// Reads this rank's weights. Collective in effect: every rank of the grid constructs one. References outlive the
@@ -37,6 +44,7 @@ class Transformer {
               const CacheConfig& cache, const TransformerOptions& options, const LoadProgress& progress = {});
   ~Transformer();
 
+  Context& context() const { return ctx_; }
   const ModelConfig& config() const { return config_; }
   const ShardPlan& plan() const { return plan_; }
   const TransformerWeights& weights() const { return weights_; }
@@ -54,6 +62,7 @@ class Transformer {
   struct DecodeBuffers;
 
   // Prefill, in the order of the layer.
+  void run_layers(PrefillState& s, const PrefillOptions& options, Sequence& sequence);
   void project_qkv(const LayerWeights& w, PrefillState& s);
   void gather_kv(PrefillState& s);
   void attend(PrefillState& s);
@@ -73,7 +82,7 @@ class Transformer {
   // Shared.
   void lay_out_logits(DecodeMode mode);
   void embed_tokens(std::span<const int32_t> tokens, const MatrixView& x);
-  void compute_logits(const float* x, std::vector<float>& logits);
+  void compute_logits(const MatrixView& x, std::vector<float>& logits);
   std::vector<int64_t> cache_head_sources(const HeadLayout& heads) const;
   std::vector<Range> decode_cache_shares() const;
   int64_t cache_heads(const HeadLayout& heads) const;
@@ -81,6 +90,7 @@ class Transformer {
   Context& ctx_;
   const ProcessGrid& grid_;
   ModelConfig config_;
+  DType activation_;
   CacheConfig cache_config_;
   ShardPlan plan_;
   std::vector<float> frequencies_;

@@ -101,6 +101,14 @@ void Context::to_host(const void* data, void* host, int64_t bytes) const {
     std::memcpy(host, data, static_cast<size_t>(bytes));
 }
 
+void Context::copy(void* to, const void* from, int64_t bytes) const {
+  if (bytes == 0) return;
+  if (gpu_)
+    gpu_->copy(to, from, bytes);
+  else
+    std::memcpy(to, from, static_cast<size_t>(bytes));
+}
+
 void Context::fill_zero(void* data, int64_t bytes) const {
   if (gpu_)
     gpu_->fill_zero(data, bytes);

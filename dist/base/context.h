@@ -60,6 +60,8 @@ class Context {
     return host;
   }
   void to_host(const void* data, void* host, int64_t bytes) const;
+  /// Between two places on this rank's device, in stream order on GPUs.
+  void copy(void* to, const void* from, int64_t bytes) const;
   void fill_zero(void* data, int64_t bytes) const;
   /// Waits until everything enqueued on this rank's device is done (nothing to do on CPU ranks).
   void synchronize() const;

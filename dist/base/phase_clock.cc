@@ -1,5 +1,7 @@
 #include "dist/base/phase_clock.h"
 
+#include <cstring>
+
 namespace restkv {
 
 PhaseClock::~PhaseClock() {
@@ -14,6 +16,7 @@ PhaseTime& PhaseClock::phase(const char* name) {
 }
 
 void PhaseClock::start(const char* name) {
+  if (running_ && std::strcmp(name, current_) == 0) return;
   if (GpuRuntime* gpu = ctx_.gpu()) {
     std::shared_ptr<void> now = gpu->mark();
     if (running_) {

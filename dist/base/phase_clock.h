@@ -26,7 +26,8 @@ class PhaseClock {
   PhaseClock(const PhaseClock&) = delete;
   PhaseClock& operator=(const PhaseClock&) = delete;
 
-  /// Ends the phase that runs, if any, and begins `name` (a string that outlives the clock).
+  /// Ends the phase that runs, if any, and begins `name` (a string that outlives the clock). Nothing to do when it runs
+  /// already.
   void start(const char* name);
   void stop();
   /// The phase that runs, or runs no more but ran last: what an error message names.

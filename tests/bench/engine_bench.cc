@@ -88,9 +88,9 @@ Row measure(const ProcessGrid& grid, const Checkpoint& checkpoint, int64_t token
   Row row;
   row.prefill_s = sequence.report.seconds;
   row.evict_s = sequence.report.evict_seconds;
-  row.attention_s = sequence.report.attention_seconds;
-  row.gemm_s = sequence.report.gemm_seconds;
-  row.exchange_s = sequence.report.exchange_seconds;
+  row.attention_s = sequence.report.seconds_of("attention");
+  row.gemm_s = sequence.report.seconds_of("gemm");
+  row.exchange_s = sequence.report.seconds_of("exchange");
   row.cache_bytes = sequence.report.cache_bytes;
   row.weight_bytes = model.weights().bytes();
   Stopwatch watch;
