@@ -44,6 +44,7 @@ struct RunConfig {
 
   struct Generate {
     int64_t max_new_tokens = 128;
+    int64_t batch = 1;  ///< requests decoded together
     double temperature = 0.0;
     int64_t top_k = 0;
     double top_p = 1.0;

@@ -76,6 +76,7 @@ std::string to_json_line(const Request& request, const Generation& generation, c
   j["removed_prompt_tokens"] = request.removed_tokens;
   j["new_tokens"] = generation.tokens.size();
   j["new_token_ids"] = generation.tokens;
+  j["batch"] = generation.batch;
   j["stop_reason"] = generation.stop_reason;
   j["prefill_s"] = round_to(summary.prefill_s, 1e6);
   j["evict_s"] = round_to(summary.evict_s, 1e6);

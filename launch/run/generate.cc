@@ -2,10 +2,11 @@
 
 #include <algorithm>
 #include <array>
+#include <memory>
 
 #include "dist/base/stopwatch.h"
 #include "launch/run/text_stream.h"
-#include "model/sampler.h"
+#include "model/decode_batch.h"
 
 namespace restkv {
 namespace {
@@ -24,18 +25,12 @@ int64_t bytes_sent(const ProcessGrid& grid) {
 /// Rank 0's side: samples, shows text, decides when it is enough.
 class Writer {
  public:
-  Writer(const Checkpoint& checkpoint, const RunConfig& config, const Request& request, const GenerationHooks& hooks)
+  Writer(const Checkpoint& checkpoint, const RunConfig& config, const GenerationHooks& hooks)
       : checkpoint_(checkpoint),
         config_(config),
-        request_(request),
         hooks_(hooks),
         decoder_(*checkpoint.tokenizer),
-        filter_(config.generate.stop),
-        sampling_{config.generate.temperature, config.generate.top_k, config.generate.top_p, config.generate.seed} {}
-
-  int32_t next(const std::vector<float>& logits, uint64_t step) const {
-    return sample(logits, sampling_, request_.hash, step);
-  }
+        filter_(config.generate.stop) {}
 
   /// Why to stop after `token`, the `count`-th; `at` is the position it would take.
   Stop take(int32_t token, int64_t count, int64_t at) {
@@ -65,18 +60,14 @@ class Writer {
 
   const Checkpoint& checkpoint_;
   const RunConfig& config_;
-  const Request& request_;
   const GenerationHooks& hooks_;
   StreamDecoder decoder_;
   StopFilter filter_;
-  SamplingConfig sampling_;
   std::string text_;
 };
 
-}  // namespace
-
-Generation generate(Transformer& model, const ProcessGrid& grid, const Checkpoint& checkpoint, const RunConfig& config,
-                    const Request& request, const GenerationHooks& hooks) {
+PrefillOptions prefill_options(const Checkpoint& checkpoint, const RunConfig& config, const Request& request,
+                               const GenerationHooks& hooks) {
   // The last token is never fed back: n new tokens take n - 1 places in the cache.
   auto L = static_cast<int64_t>(request.tokens.size());
   PrefillOptions options;
@@ -84,34 +75,89 @@ Generation generate(Transformer& model, const ProcessGrid& grid, const Checkpoin
   if (checkpoint.config.max_positions > 0)
     options.max_new_tokens = std::min(options.max_new_tokens, checkpoint.config.max_positions - L);
   options.progress = hooks.on_prefill;
-  Sequence sequence = model.prefill(request.tokens, options);
-  if (hooks.on_prefill_done) hooks.on_prefill_done();
+  return options;
+}
 
+/// A request on its way.
+struct Going {
+  Sequence sequence;
   Generation result;
-  result.prefill = sequence.report;
-  result.cache_bytes = sequence.cache.bytes();
-  Writer writer(checkpoint, config, request, hooks);
-  int64_t sent = bytes_sent(grid);
-  Stopwatch watch;
-  Stop stop = Stop::none;
-  while (true) {
-    std::array<int32_t, 2> decision{};  // token, stop
-    if (grid.is_root()) {
-      auto count = static_cast<int64_t>(result.tokens.size());
-      decision[0] = writer.next(sequence.logits, static_cast<uint64_t>(count));
-      decision[1] = static_cast<int32_t>(writer.take(decision[0], count + 1, sequence.length));
+  std::unique_ptr<Writer> writer;  // rank 0 only
+};
+
+// Decides with rank 0 on the next token of every member: token and Stop of each, the same on every rank.
+std::vector<std::array<int32_t, 2>> decide(DecodeBatch& batch, const ProcessGrid& grid, std::span<Going* const> live) {
+  std::vector<std::array<int32_t, 2>> decisions(live.size());
+  if (grid.is_root()) {
+    std::span<const int32_t> tokens = batch.tokens();
+    for (size_t i = 0; i < live.size(); ++i) {
+      auto count = static_cast<int64_t>(live[i]->result.tokens.size());
+      Stop stop = live[i]->writer->take(tokens[i], count + 1, live[i]->sequence.length);
+      decisions[i] = {tokens[i], static_cast<int32_t>(stop)};
     }
-    if (grid.size() > 1) grid.world().broadcast(std::span<int32_t>(decision), 0);
-    result.tokens.push_back(decision[0]);
-    stop = static_cast<Stop>(decision[1]);
-    if (stop != Stop::none) break;
-    model.decode_step(sequence, decision[0]);
   }
-  result.decode_seconds = watch.seconds();
-  result.decode_bytes = bytes_sent(grid) - sent;
-  result.stop_reason = name_of(stop);
-  if (grid.is_root()) result.text = writer.finish();
-  return result;
+  if (grid.size() > 1) grid.world().broadcast(std::span<int32_t>(decisions.front().data(), 2 * decisions.size()), 0);
+  return decisions;
+}
+
+void decode_all(Transformer& model, const ProcessGrid& grid, const RunConfig& config, std::span<const Request> requests,
+                std::vector<Going>& all) {
+  SamplingConfig sampling{config.generate.temperature, config.generate.top_k, config.generate.top_p,
+                          config.generate.seed};
+  std::vector<DecodeBatch::Member> members;
+  std::vector<Going*> live;
+  for (size_t i = 0; i < all.size(); ++i) {
+    members.push_back({&all[i].sequence, sampling, requests[i].hash});
+    live.push_back(&all[i]);
+  }
+  const int64_t sent = bytes_sent(grid);
+  Stopwatch watch;
+  auto batch = make_decode_batch(model, std::move(members));
+  while (true) {
+    auto decisions = decide(*batch, grid, live);
+    std::vector<int32_t> tokens;
+    for (int64_t i = static_cast<int64_t>(live.size()) - 1; i >= 0; --i) {
+      Generation& result = live[i]->result;
+      result.tokens.push_back(decisions[i][0]);
+      Stop stop = static_cast<Stop>(decisions[i][1]);
+      if (stop == Stop::none) {
+        tokens.insert(tokens.begin(), decisions[i][0]);
+        continue;
+      }
+      result.stop_reason = name_of(stop);
+      result.decode_seconds = watch.seconds();
+      result.decode_bytes = bytes_sent(grid) - sent;
+      batch->leave(i);
+      live.erase(live.begin() + i);
+    }
+    if (live.empty()) return;
+    batch->step(tokens);
+  }
+}
+
+}  // namespace
+
+std::vector<Generation> generate(Transformer& model, const ProcessGrid& grid, const Checkpoint& checkpoint,
+                                 const RunConfig& config, std::span<const Request> requests,
+                                 const GenerationHooks& hooks) {
+  std::vector<Going> all;
+  for (const Request& request : requests) {
+    Sequence sequence = model.prefill(request.tokens, prefill_options(checkpoint, config, request, hooks));
+    if (hooks.on_prefill_done) hooks.on_prefill_done();
+    Generation result;
+    result.prefill = sequence.report;
+    result.cache_bytes = sequence.cache.bytes();
+    result.batch = static_cast<int64_t>(requests.size());
+    all.push_back({std::move(sequence), std::move(result), nullptr});
+    if (grid.is_root()) all.back().writer = std::make_unique<Writer>(checkpoint, config, hooks);
+  }
+  decode_all(model, grid, config, requests, all);
+  std::vector<Generation> results;
+  for (Going& going : all) {
+    if (going.writer) going.result.text = going.writer->finish();
+    results.push_back(std::move(going.result));
+  }
+  return results;
 }
 
 }  // namespace restkv

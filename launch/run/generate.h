@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -20,19 +21,22 @@ struct Generation {
   double decode_seconds = 0.0;  ///< of all steps after the first token
   int64_t decode_bytes = 0;     ///< sent by this rank in that time
   int64_t cache_bytes = 0;      ///< rows in use on this rank after prefill
+  int64_t batch = 1;            ///< requests that were decoded together
   int64_t steps() const { return static_cast<int64_t>(tokens.size()) - 1; }
 };
 
 /// What generate() tells while it works. Each may be empty.
 struct GenerationHooks {
   std::function<void(int64_t layers_done, int64_t layers)> on_prefill;
-  std::function<void()> on_prefill_done;
-  std::function<void(const std::string& text)> on_text;  ///< rank 0 only
+  std::function<void()> on_prefill_done;                 ///< of each request
+  std::function<void(const std::string& text)> on_text;  ///< rank 0 only, and only with one request
 };
 
-/// Collective over the grid. Rank 0 samples and decides when to stop, and tells the others: no rank can take another
-/// path. The same request gives the same draws on every layout.
-Generation generate(Transformer& model, const ProcessGrid& grid, const Checkpoint& checkpoint, const RunConfig& config,
-                    const Request& request, const GenerationHooks& hooks);
+/// The requests are prefilled one after another and decoded together; the results are those of one after another.
+/// Collective over the grid. Rank 0 decides on tokens and when to stop, and tells the others: no rank can take another
+/// path. The same request gives the same draws on every layout and in every batch.
+std::vector<Generation> generate(Transformer& model, const ProcessGrid& grid, const Checkpoint& checkpoint,
+                                 const RunConfig& config, std::span<const Request> requests,
+                                 const GenerationHooks& hooks);
 
 }  // namespace restkv

@@ -124,7 +124,8 @@ void Runner::load_model() {
 void Runner::run() {
   if (pending_ == 0) return;
   load_model();
-  for (int64_t i = 0; i < pending_; ++i) run_request(static_cast<size_t>(i), pending_);
+  for (int64_t i = 0; i < pending_; i += config_.generate.batch)
+    run_batch(i, std::min(config_.generate.batch, pending_ - i));
 }
 
 Request Runner::receive_request(size_t i) {
@@ -139,31 +140,38 @@ Request Runner::receive_request(size_t i) {
   return request;
 }
 
-void Runner::run_request(size_t i, int64_t count) {
-  Request request = receive_request(i);
-  if (is_root() && count > 1)
-    log_.info("request {} of {}: {} ({} tokens)", i + 1, count, request.id.empty() ? request.origin : request.id,
-              request.tokens.size());
+void Runner::run_batch(int64_t first, int64_t count) {
+  std::vector<Request> requests;
+  for (int64_t i = first; i < first + count; ++i) {
+    requests.push_back(receive_request(static_cast<size_t>(i)));
+    const Request& request = requests.back();
+    if (is_root() && pending_ > 1)
+      log_.info("request {} of {}: {} ({} tokens)", i + 1, pending_, request.id.empty() ? request.origin : request.id,
+                request.tokens.size());
+  }
   ProgressBar bar(shows_progress(), "prefill");
   GenerationHooks hooks;
   hooks.on_prefill = [&](int64_t done, int64_t layers) { bar.update(done, layers); };
   hooks.on_prefill_done = [&] { bar.finish(); };
-  if (config_.output.stream)
+  if (config_.output.stream && count == 1)
     hooks.on_text = [](const std::string& text) {
       std::fwrite(text.data(), 1, text.size(), stdout);
       std::fflush(stdout);
     };
   ctx_->memory().reset_peak();
-  Generation generation = generate(*model_, *grid_, checkpoint_, config_, request, hooks);
-  RequestSummary summary = summarize(grid_->world(), generation, ctx_->memory().peak(), peak_resident_bytes());
-  // Only rank 0 writes, but all ranks learn whether it could.
-  run_together(grid_->world(), [&] {
-    if (is_root()) report(request, generation, summary);
-  });
+  std::vector<Generation> generations = generate(*model_, *grid_, checkpoint_, config_, requests, hooks);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    RequestSummary summary = summarize(grid_->world(), generations[i], ctx_->memory().peak(), peak_resident_bytes());
+    // Only rank 0 writes, but all ranks learn whether it could.
+    run_together(grid_->world(), [&] {
+      if (is_root()) report(requests[i], generations[i], summary);
+    });
+  }
 }
 
 void Runner::report(const Request& request, const Generation& generation, const RequestSummary& summary) {
   if (config_.output.stream) {
+    if (generation.batch > 1) std::fputs(generation.text.c_str(), stdout);
     std::fputs("\n", stdout);
     std::fflush(stdout);
   }

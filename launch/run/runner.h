@@ -37,7 +37,7 @@ class Runner {
   void start_context();
   void check_memory();
   void load_model();
-  void run_request(size_t i, int64_t count);
+  void run_batch(int64_t first, int64_t count);
   Request receive_request(size_t i);
   void report(const Request& request, const Generation& generation, const RequestSummary& summary);
   bool is_root() const { return grid_->is_root(); }

@@ -105,6 +105,26 @@ TEST(Run, SampledTextIsTheSameOnEveryLayout) {
   EXPECT_NE(results[0]["new_token_ids"], results[1]["new_token_ids"]);
 }
 
+TEST(Run, BatchedResultsAreThoseOfOneAtATime) {
+  TinyModel model;
+  // Without ignore_eos and with a temperature: requests end at different steps and leave the batch.
+  std::string config =
+      model.config(5, 150, "generate: {max_new_tokens: 40, temperature: 3.0, seed: 5, stop: [a, e]}\n");
+  run(1, config);
+  run(2, config, " --set generate.batch=3 --set output.resume=false");
+  auto results = testing::read_results(model.results());
+  ASSERT_EQ(results.size(), 10u);
+  std::set<size_t> lengths;
+  for (size_t i = 0; i < 5; ++i) {
+    EXPECT_EQ(results[i]["new_token_ids"], results[i + 5]["new_token_ids"]);
+    EXPECT_EQ(results[i]["text"], results[i + 5]["text"]);
+    EXPECT_EQ(results[i]["batch"], 1);
+    EXPECT_EQ(results[i + 5]["batch"], i < 3 ? 3 : 2);
+    lengths.insert(results[i]["new_token_ids"].size());
+  }
+  EXPECT_GT(lengths.size(), 1u);
+}
+
 TEST(Run, ChatTemplateAndMessages) {
   TinyModel model;
   std::string config = model.config(1, 10, "generate: {max_new_tokens: 1}\n");
