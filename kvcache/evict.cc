@@ -22,23 +22,10 @@ struct Evictor::State {
   int64_t checked_budget(int64_t L) const;
   void check_input(const LayerKv& layer) const;
   Tensor kv_head_scores(const LocalShard& shard, const Tensor& scores);
-  std::vector<std::vector<int32_t>> keep(const LocalShard& shard, const Tensor& scores, int64_t past_budget,
-                                         EvictTrace* trace);
+  KeptRows keep(const LocalShard& shard, const Tensor& scores, int64_t past_budget, EvictTrace* trace);
+  Tensor by_query_head(const Tensor& by_kv_head) const;
   std::vector<int64_t> cache_heads() const;
 };
-
-namespace {
-
-// Local indices of the window's positions, ascending; they follow all past positions of the rank.
-std::vector<int32_t> window_rows(const LocalShard& shard) {
-  std::vector<int32_t> rows;
-  for (const Segment& s : shard.all)
-    for (int64_t i = std::max<int64_t>(0, shard.P - s.global); i < s.count; ++i)
-      rows.push_back(static_cast<int32_t>(s.local + i));
-  return rows;
-}
-
-}  // namespace
 
 Evictor::Evictor(Context& ctx, Communicator& sequence, Communicator& tensor, const HeadLayout& heads,
                  const CacheConfig& config) {
@@ -114,23 +101,37 @@ Tensor Evictor::State::kv_head_scores(const LocalShard& shard, const Tensor& sco
 }
 
 // The kept local rows per row of scores: E5 and E6.
-std::vector<std::vector<int32_t>> Evictor::State::keep(const LocalShard& shard, const Tensor& scores,
-                                                       int64_t past_budget, EvictTrace* trace) {
-  const int64_t rows = scores.size(0);
+KeptRows Evictor::State::keep(const LocalShard& shard, const Tensor& scores, int64_t past_budget, EvictTrace* trace) {
+  const int64_t rows = scores.size(0), budget = past_budget + shard.W;
   SelectRows input{scores.data<float>(), rows, shard.stride, &shard.past, shard.P};
-  SelectResult top = select_top(ctx, sequence, input, std::vector<int64_t>(static_cast<size_t>(rows), past_budget));
-  std::vector<std::vector<int32_t>> kept = top_set_rows(ctx, input, top.cut());
-  const std::vector<int32_t> window = window_rows(shard);
-  for (auto& head : kept) head.insert(head.end(), window.begin(), window.end());
+  SelectResult top = select_top(ctx, sequence, input, past_budget);
+  // The window's positions follow all past positions in local order.
+  TopRows lists = top_set_rows(ctx, input, top.cut(), {shard.past_count(), shard.L_lc}, std::min(budget, shard.L_lc));
   if (trace != nullptr) {
-    trace->tied_rows += top.tied_rows;
+    trace->tied_rows += top.tied_rows(ctx);
     trace->scores.clear();
+    const std::vector<float> all = ctx.to_host<float>(scores);
     for (int64_t row = 0; row < rows; ++row) {
-      const float* from = scores.data<float>() + row * shard.stride;
+      const auto from = all.begin() + row * shard.stride;
       trace->scores.insert(trace->scores.end(), from, from + shard.L_lc);
     }
   }
+  KeptRows kept;
+  kept.rows = std::move(lists.rows);
+  kept.counts = std::move(lists.counts);
+  if (sequence.size() == 1) kept.known = budget;
   return kept;
+}
+
+// One row per local query head from one per local KV head: all query heads of a group share what the policy decided
+// for their KV head.
+Tensor Evictor::State::by_query_head(const Tensor& by_kv_head) const {
+  Shape shape = by_kv_head.shape();
+  shape[0] = heads.Hq_lc();
+  Tensor result = ctx.empty(by_kv_head.dtype(), shape);
+  for (int64_t h = 0; h < heads.Hq_lc(); ++h)
+    ctx.copy(result.rows(h, 1).raw(), by_kv_head.rows(heads.kv_of(h), 1).raw(), result.rows(h, 1).bytes());
+  return result;
 }
 
 std::vector<int64_t> Evictor::State::cache_heads() const {
@@ -156,13 +157,10 @@ KeptRows Evictor::evict(const LayerKv& layer, EvictTrace* trace) {
   const bool per_query_head = s.config.granularity == Granularity::query_head;
   if (s.entry.unit == Granularity::query_head && !per_query_head)
     scores.values = s.kv_head_scores(shard, scores.values);
-  KeptRows result;
-  result.rows = s.keep(shard, scores.values, past_budget, trace);
+  KeptRows result = s.keep(shard, scores.values, past_budget, trace);
   if (s.entry.unit == Granularity::kv_head && per_query_head) {
-    // All query heads of a group share what the policy decided for their KV head.
-    std::vector<std::vector<int32_t>> rows;
-    for (int64_t h = 0; h < s.heads.Hq_lc(); ++h) rows.push_back(result.rows[s.heads.kv_of(h)]);
-    result.rows = std::move(rows);
+    result.rows = s.by_query_head(result.rows);
+    result.counts = s.by_query_head(result.counts);
   }
   result.head = s.cache_heads();
   result.kernel = std::move(scores.kernel);

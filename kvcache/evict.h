@@ -11,6 +11,7 @@
 #include "dist/comm/partition.h"
 #include "kvcache/config.h"
 #include "kvcache/heads.h"
+#include "kvcache/kept_rows.h"
 
 namespace restkv {
 
@@ -26,18 +27,7 @@ struct LayerKv {
   const float* r = nullptr;
 };
 
-/// What one layer keeps on this rank. Cache heads are the local KV heads, or the local query heads with
-/// Granularity::query_head.
-struct KeptRows {
-  /// [cache heads][kept here] local row indices, ascending; the window's rows included.
-  std::vector<std::vector<int32_t>> rows;
-  /// [cache heads] the model's KV (or query) head index: what kept_hash and messages name.
-  std::vector<int64_t> head;
-  /// [Hq_lc] of adaptive pooling: the width and shift in use; empty otherwise.
-  std::vector<int64_t> kernel, shift;
-};
-
-/// For tests and diagnosis: what the decision was made on.
+/// For tests and diagnosis: what the decision was made on. Filling it waits for the device.
 struct EvictTrace {
   /// [rows, L_lc] f32 the scores that the selection ran on, one row per cache head (per KV head for policies that
   /// score those alone); elements at window positions are undefined.
@@ -62,7 +52,8 @@ class Evictor {
   bool needs_output_factors() const;
 
   /// Collective over `sequence` (and `tensor`, see above). Preconditions: the policy evicts, L is at least the budget.
-  /// Throws InputError when the budget does not fit this prompt (budget below window + 1).
+  /// On a GPU the decision is taken in stream order, and nothing waits for it (but a trace). Throws InputError when the
+  /// budget does not fit this prompt (budget below window + 1).
   KeptRows evict(const LayerKv& layer, EvictTrace* trace = nullptr);
 
  private:

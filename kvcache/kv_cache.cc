@@ -3,18 +3,10 @@
 #include <algorithm>
 #include <cstring>
 
-#include "dist/base/mix.h"
+#include "kvcache/cache_rows.h"
 #include "kvcache/device_dispatch.h"
 
 namespace restkv {
-namespace {
-
-void copy_row(const void* from, int64_t from_row, void* to, int64_t to_row, int64_t row_bytes) {
-  std::memcpy(static_cast<char*>(to) + to_row * row_bytes, static_cast<const char*>(from) + from_row * row_bytes,
-              static_cast<size_t>(row_bytes));
-}
-
-}  // namespace
 
 KvCache::KvCache(Context& ctx, int64_t layers, int64_t heads, int64_t d, DType dtype)
     : ctx_(&ctx), heads_(heads), d_(d), dtype_(dtype), layers_(static_cast<size_t>(layers)) {
@@ -24,75 +16,125 @@ KvCache::KvCache(Context& ctx, int64_t layers, int64_t heads, int64_t d, DType d
 
 void KvCache::allocate(Layer& layer, const std::vector<int64_t>& capacity) {
   layer.capacity = capacity;
+  layer.first_row.assign(static_cast<size_t>(heads_), 0);
   layer.offset.assign(static_cast<size_t>(heads_), 0);
   int64_t rows = 0;
   for (int64_t h = 0; h < heads_; ++h) {
+    layer.first_row[h] = rows;
     layer.offset[h] = rows * d_;
     rows += capacity[h];
   }
   layer.k = ctx_->empty(dtype_, {rows, d_});
   layer.v = ctx_->empty(dtype_, {rows, d_});
-  layer.position.resize(static_cast<size_t>(rows));
+  layer.position = ctx_->empty(DType::i32, {rows});
 }
 
-void KvCache::store(int64_t layer_index, const void* k, const void* v, int64_t kv_heads, const int64_t* source_head,
-                    const int64_t* positions, const std::vector<std::vector<int32_t>>& rows, int64_t reserve) {
-  RESTKV_CHECK(static_cast<int64_t>(rows.size()) == heads_, "rows of {} heads for {} cache heads", rows.size(), heads_);
+namespace {
+
+void check_source(const MatrixView& k, const MatrixView& v, int64_t kv_heads, int64_t d, DType dtype) {
+  for (const MatrixView* m : {&k, &v})
+    RESTKV_CHECK(m->rows == 0 || (m->dtype == dtype && m->cols == kv_heads * d && m->ld >= m->cols),
+                 "rows of {} elements of {}, {} apart, for {} heads of size {} of {}", m->cols, name_of(m->dtype),
+                 m->ld, kv_heads, d, name_of(dtype));
+}
+
+}  // namespace
+
+void KvCache::store(int64_t layer_index, const MatrixView& k, const MatrixView& v, int64_t kv_heads,
+                    const std::vector<int64_t>& source_head, const Tensor& positions, const KeptRows& kept,
+                    int64_t reserve) {
+  RESTKV_CHECK(kept.heads() == heads_, "rows of {} heads for {} cache heads", kept.heads(), heads_);
+  RESTKV_CHECK(static_cast<int64_t>(source_head.size()) == heads_, "{} source heads for {} cache heads",
+               source_head.size(), heads_);
+  for (int64_t head : source_head) RESTKV_CHECK(head >= 0 && head < kv_heads, "source head {} of {}", head, kv_heads);
   RESTKV_CHECK(reserve >= 0, "reserve {}", reserve);
+  RESTKV_CHECK(positions.dtype() == DType::i64 || positions.dtype() == DType::i32, "positions are {}",
+               positions.describe());
+  check_source(k, v, kv_heads, d_, dtype_);
   Layer& layer = layers_.at(static_cast<size_t>(layer_index));
   layer = Layer{};  // frees the old rows first
   std::vector<int64_t> capacity;
-  for (const auto& head : rows) {
-    layer.length.push_back(static_cast<int64_t>(head.size()));
+  for (int64_t h = 0; h < heads_; ++h) {
+    layer.length.push_back(kept.known >= 0 ? kept.known : kept.counts.data<int32_t>()[h]);
     capacity.push_back(layer.length.back() + reserve);
   }
   allocate(layer, capacity);
-  const int64_t row_bytes = d_ * size_of(dtype_);
-  ctx_->parallel_for(heads_, [&](int64_t h) {
-    RESTKV_CHECK(source_head[h] >= 0 && source_head[h] < kv_heads, "source head {} of {}", source_head[h], kv_heads);
-    int64_t to = layer.offset[h] / d_;
-    for (int32_t row : rows[h]) {
-      copy_row(k, row * kv_heads + source_head[h], layer.k.raw(), to, row_bytes);
-      copy_row(v, row * kv_heads + source_head[h], layer.v.raw(), to, row_bytes);
-      layer.position[to++] = positions[row];
-    }
-  });
+  cpu::store_rows(*ctx_, {k, v, source_head, positions}, kept,
+                  {layer.k.raw(), layer.v.raw(), layer.position.data<int32_t>(), &layer.first_row, &layer.capacity,
+                   d_ * size_of(dtype_)});
 }
 
 void KvCache::append(int64_t layer_index, const void* k, const void* v, const int64_t* source_head, int64_t position) {
+  need_cpu(*ctx_, "KvCache::append");
   Layer& layer = layers_.at(static_cast<size_t>(layer_index));
   bool full = false;
   for (int64_t h = 0; h < heads_; ++h) full = full || layer.length[h] == layer.capacity[h];
-  if (full) grow(layer, 1);
+  if (full) grow(layer_index, 1);
   const int64_t row_bytes = d_ * size_of(dtype_);
   for (int64_t h = 0; h < heads_; ++h) {
-    const int64_t to = layer.offset[h] / d_ + layer.length[h]++;
-    copy_row(k, source_head[h], layer.k.raw(), to, row_bytes);
-    copy_row(v, source_head[h], layer.v.raw(), to, row_bytes);
-    layer.position[to] = position;
+    const int64_t to = layer.first_row[h] + layer.length[h]++, from = source_head[h] * row_bytes;
+    std::memcpy(static_cast<char*>(layer.k.raw()) + to * row_bytes, static_cast<const char*>(k) + from,
+                static_cast<size_t>(row_bytes));
+    std::memcpy(static_cast<char*>(layer.v.raw()) + to * row_bytes, static_cast<const char*>(v) + from,
+                static_cast<size_t>(row_bytes));
+    layer.position.data<int32_t>()[to] = static_cast<int32_t>(position);
   }
 }
 
 // Room for `extra` more rows in every head, and for half as many again as it holds.
-void KvCache::grow(Layer& layer, int64_t extra) {
+void KvCache::grow(int64_t layer_index, int64_t extra) {
+  Layer& layer = layers_.at(static_cast<size_t>(layer_index));
   Layer old = std::move(layer);
   layer = Layer{};
   layer.length = old.length;
+  layer.known = old.known;
   std::vector<int64_t> capacity = old.capacity;
   for (int64_t h = 0; h < heads_; ++h)
     capacity[h] = std::max(capacity[h], old.length[h] + extra + std::max<int64_t>(15, old.length[h] / 2));
   allocate(layer, capacity);
   const int64_t row_bytes = d_ * size_of(dtype_);
-  for (int64_t h = 0; h < heads_; ++h)
-    for (int64_t i = 0; i < old.length[h]; ++i) {
-      const int64_t from = old.offset[h] / d_ + i, to = layer.offset[h] / d_ + i;
-      copy_row(old.k.raw(), from, layer.k.raw(), to, row_bytes);
-      copy_row(old.v.raw(), from, layer.v.raw(), to, row_bytes);
-      layer.position[to] = old.position[from];
+  const CacheRows from{old.k.raw(),    old.v.raw(),   old.position.data<int32_t>(),
+                       &old.first_row, &old.capacity, row_bytes};
+  const CacheRows to{layer.k.raw(),    layer.v.raw(),   layer.position.data<int32_t>(),
+                     &layer.first_row, &layer.capacity, row_bytes};
+  cpu::move_rows(from, old.length, to);
+}
+
+bool KvCache::ensure_room(int64_t n) {
+  bool moved = false;
+  for (int64_t layer = 0; layer < layers(); ++layer) {
+    const Layer& held = layers_[static_cast<size_t>(layer)];
+    bool full = false;
+    for (int64_t h = 0; h < heads_; ++h) full = full || held.length[h] + n > held.capacity[h];
+    if (full) grow(layer, n);
+    moved = moved || full;
+  }
+  return moved;
+}
+
+void KvCache::advance(int64_t n) {
+  RESTKV_CHECK(on_gpu(), "rows of a CPU cache are appended by append()");
+  for (Layer& layer : layers_)
+    for (int64_t h = 0; h < heads_; ++h) {
+      layer.length[h] += n;
+      RESTKV_CHECK(layer.length[h] <= layer.capacity[h], "{} rows in room for {}", layer.length[h], layer.capacity[h]);
     }
 }
 
+void KvCache::refresh_lengths() {
+  const bool known = std::all_of(layers_.begin(), layers_.end(), [](const Layer& layer) { return layer.known; });
+  if (known) return;
+  const std::vector<int32_t> lengths = ctx_->to_host<int32_t>(lengths_);
+  auto next = lengths.begin();
+  for (Layer& layer : layers_) {
+    layer.length.assign(next, next + heads_);
+    layer.known = true;
+    next += heads_;
+  }
+}
+
 KvView KvCache::view(int64_t layer_index) const {
+  need_cpu(*ctx_, "KvCache::view");
   const Layer& layer = layers_.at(static_cast<size_t>(layer_index));
   KvView view;
   view.k = layer.k.raw();
@@ -106,14 +148,25 @@ KvView KvCache::view(int64_t layer_index) const {
   return view;
 }
 
-int64_t KvCache::length(int64_t layer, int64_t head) const {
-  return layers_.at(static_cast<size_t>(layer)).length.at(static_cast<size_t>(head));
+DeviceKvLayer KvCache::device_layer(int64_t layer_index) const {
+  RESTKV_CHECK(on_gpu(), "the device side of a CPU cache");
+  const Layer& layer = layers_.at(static_cast<size_t>(layer_index));
+  return {layer.k.raw(), layer.v.raw(), layer.position.data<int32_t>(),
+          first_rows_.data<int64_t>() + layer_index * heads_, lengths_.data<int32_t>() + layer_index * heads_};
+}
+
+int64_t KvCache::length(int64_t layer_index, int64_t head) const {
+  const Layer& layer = layers_.at(static_cast<size_t>(layer_index));
+  RESTKV_CHECK(layer.known, "the length of layer {} is not known before refresh_lengths()", layer_index);
+  return layer.length.at(static_cast<size_t>(head));
 }
 
 std::vector<int64_t> KvCache::positions(int64_t layer_index, int64_t head) const {
+  const int64_t count = length(layer_index, head);
   const Layer& layer = layers_.at(static_cast<size_t>(layer_index));
-  const auto first = layer.position.begin() + layer.offset.at(static_cast<size_t>(head)) / d_;
-  return {first, first + layer.length[head]};
+  const std::vector<int32_t> mine =
+      ctx_->to_host<int32_t>(layer.position.rows(layer.first_row.at(static_cast<size_t>(head)), count));
+  return {mine.begin(), mine.end()};
 }
 
 int64_t KvCache::layers() const { return static_cast<int64_t>(layers_.size()); }
@@ -122,8 +175,8 @@ int64_t KvCache::heads() const { return heads_; }
 
 int64_t KvCache::bytes() const {
   int64_t rows = 0;
-  for (const Layer& layer : layers_)
-    for (int64_t n : layer.length) rows += n;
+  for (int64_t layer = 0; layer < layers(); ++layer)
+    for (int64_t h = 0; h < heads_; ++h) rows += length(layer, h);
   return 2 * rows * d_ * size_of(dtype_);
 }
 
@@ -139,12 +192,6 @@ void KvCache::clear() {
     layer.length.assign(static_cast<size_t>(heads_), 0);
     allocate(layer, layer.length);
   }
-}
-
-uint64_t kept_hash_term(int64_t layer, int64_t head, int64_t position) {
-  uint64_t hash = mix64(static_cast<uint64_t>(layer));
-  hash = mix64(hash ^ static_cast<uint64_t>(head));
-  return mix64(hash ^ static_cast<uint64_t>(position));
 }
 
 }  // namespace restkv

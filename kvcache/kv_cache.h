@@ -5,30 +5,47 @@
 #include <vector>
 
 #include "dist/base/context.h"
-#include "kvcache/evict.h"
+#include "dist/base/gemm.h"
+#include "kvcache/device_kv.h"
+#include "kvcache/kept_rows.h"
 #include "kvcache/kv_view.h"
 
 namespace restkv {
 
+/// On a GPU everything but the bookkeeping lives on the device, and decode kernels append rows there (device_layer());
+/// the host hears of it by advance(). Lengths are then known to the host at once when KeptRows::known is, and after
+/// refresh_lengths() otherwise.
 class KvCache {
  public:
-  /// `heads`: cache heads per layer on this rank; d: head size; dtype of k and v.
+  /// `heads`: cache heads per layer on this rank; d: head size; dtype of k and v (f32 or bf16).
   KvCache(Context& ctx, int64_t layers, int64_t heads, int64_t d, DType dtype);
 
-  /// Replaces a layer's content by the given rows per head, with room for `reserve` more rows per head.
-  /// k, v [n, kv_heads, d] token-major; source_head[h] names the column that cache head h copies from;
-  /// positions [n] global positions of the n rows; rows[h] ascending indices into them.
-  void store(int64_t layer, const void* k, const void* v, int64_t kv_heads, const int64_t* source_head,
-             const int64_t* positions, const std::vector<std::vector<int32_t>>& rows, int64_t reserve);
+  /// Replaces a layer's content by the kept rows of each head, with room for `reserve` more rows per head.
+  /// k, v [n, kv_heads * d] token-major; source_head[h] names the column that cache head h copies from;
+  /// positions [n] (i32 or i64) global positions of the n rows, below 2^31. In stream order.
+  void store(int64_t layer, const MatrixView& k, const MatrixView& v, int64_t kv_heads,
+             const std::vector<int64_t>& source_head, const Tensor& positions, const KeptRows& kept, int64_t reserve);
 
-  /// Appends one row per head. k, v [kv_heads, d]; cache head h copies from column source_head[h].
+  /// CPU ranks: appends one row per head. k, v [kv_heads, d]; cache head h copies from column source_head[h].
   /// Grows the storage when the reserve is used up (amortised).
   void append(int64_t layer, const void* k, const void* v, const int64_t* source_head, int64_t position);
 
-  /// Valid until the next store, append or clear of that layer.
+  /// CPU ranks: valid until the next store, append, ensure_room or clear of that layer.
   KvView view(int64_t layer) const;
+
+  /// GPU ranks: where decode kernels read and append; lengths are advanced by them. Valid as long as a view.
+  DeviceKvLayer device_layer(int64_t layer) const;
+  /// GPU ranks: a decode kernel appended n rows to every head of every layer. Precondition: there was room.
+  void advance(int64_t n);
+  /// Grows the storage where one of the heads has room for less than n more rows (a copy on the device, amortised).
+  /// Returns whether any layer's storage moved.
+  bool ensure_room(int64_t n);
+  /// Fetches all lengths from the device, where they are not known here: one wait for all layers.
+  void refresh_lengths();
+
+  /// Precondition, for these and bytes(): the lengths are known (above).
   int64_t length(int64_t layer, int64_t head) const;
-  /// Global positions of a head's rows, in storage order.
+  /// Global positions of a head's rows, in storage order; waits for the device.
   std::vector<int64_t> positions(int64_t layer, int64_t head) const;
 
   int64_t layers() const;
@@ -41,23 +58,25 @@ class KvCache {
 
  private:
   struct Layer {
-    Tensor k, v;                    // [sum of capacity, d]
-    std::vector<int64_t> position;  // [sum of capacity]
-    std::vector<int64_t> offset;    // [heads] elements to row 0
-    std::vector<int64_t> length;    // [heads]
-    std::vector<int64_t> capacity;  // [heads] rows
+    Tensor k, v;                     // [sum of capacity, d]
+    Tensor position;                 // i32 [sum of capacity]
+    std::vector<int64_t> first_row;  // [heads]
+    std::vector<int64_t> offset;     // [heads] elements to row 0
+    std::vector<int64_t> length;     // [heads] rows in use; the most there can be while it is not known
+    std::vector<int64_t> capacity;   // [heads] rows
+    bool known = true;
   };
+  bool on_gpu() const { return ctx_->device() == Device::gpu; }
   void allocate(Layer& layer, const std::vector<int64_t>& capacity);
-  void grow(Layer& layer, int64_t extra);
+  void grow(int64_t layer_index, int64_t extra);
 
   Context* ctx_;
   int64_t heads_;
   int64_t d_;
   DType dtype_;
   std::vector<Layer> layers_;
+  Tensor first_rows_;  // GPU: i64 [layers, heads], what Layer::first_row says
+  Tensor lengths_;     // GPU: i32 [layers, heads]
 };
-
-/// Order-free hash of kept positions: the sum over (layer, head, position) of a 64-bit mix, so ranks add theirs up.
-uint64_t kept_hash_term(int64_t layer, int64_t head, int64_t position);
 
 }  // namespace restkv

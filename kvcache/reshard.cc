@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "dist/base/error.h"
+#include "kvcache/device_dispatch.h"
 
 namespace restkv {
 namespace {
@@ -70,6 +70,7 @@ std::vector<Packed> exchange(Context& ctx, Communicator& sequence, const KeptLay
 
 void reshard_by_head(Context& ctx, Communicator& sequence, const KeptLayer& kept, const std::vector<Range>& share,
                      KvCache& cache, int64_t layer, int64_t reserve) {
+  need_cpu(ctx, "reshard_by_head");
   RESTKV_CHECK(static_cast<int>(share.size()) == sequence.size(), "{} shares for {} ranks", share.size(),
                sequence.size());
   auto counts = gather_counts(sequence, kept);
@@ -97,7 +98,9 @@ void reshard_by_head(Context& ctx, Communicator& sequence, const KeptLayer& kept
   for (auto& head : rows)
     std::sort(head.begin(), head.end(), [&](int32_t a, int32_t b) { return positions[a] < positions[b]; });
   std::vector<int64_t> source(static_cast<size_t>(mine.size()), 0);
-  cache.store(layer, k.raw(), v.raw(), 1, source.data(), positions.data(), rows, reserve);
+  cache.store(layer, MatrixView(k), MatrixView(v), 1, source,
+              Tensor::view(positions.data(), DType::i64, {static_cast<int64_t>(positions.size())}),
+              KeptRows::from_host(ctx, rows), reserve);
 }
 
 }  // namespace restkv

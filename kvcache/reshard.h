@@ -5,12 +5,12 @@
 #include <vector>
 
 #include "dist/comm/communicator.h"
-#include "kvcache/evict.h"
+#include "dist/comm/partition.h"
 #include "kvcache/kv_cache.h"
 
 namespace restkv {
 
-/// The rows that one rank kept of one layer, where they lie in its local K/V.
+/// The rows that one rank kept of one layer, where they lie in its local K/V (CPU ranks).
 struct KeptLayer {
   const float* k = nullptr;  ///< [L_lc, kv_heads, d]
   const float* v = nullptr;  ///< [L_lc, kv_heads, d]

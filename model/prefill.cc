@@ -2,7 +2,6 @@
 // one layer's full K/V exists at any time.
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include "dist/base/error.h"
 #include "dist/base/phase_clock.h"
@@ -61,8 +60,8 @@ struct Transformer::PrefillState {
   Tensor k_all, v_all;             // [L, Hkv_lc d] in global order
   Tensor normed, gate_up, activated, partial;  // one slice
   std::vector<int64_t> kv_lengths, kv_offsets;
-  std::vector<int64_t> local_counts;  // [layers * cache heads of the model] rows this rank kept
-  uint64_t local_hash = 0;
+  Tensor local_counts;  // i64 [layers * cache heads of the model] rows this rank kept
+  Tensor local_hash;    // u64 [1]
   int64_t reserve = 0;
   bool evicts = false;
   PrefillReport report;
@@ -86,10 +85,9 @@ Sequence Transformer::prefill(std::span<const int32_t> tokens, const PrefillOpti
                   : (options.max_new_tokens + grid_.sequence_size() - 1) / grid_.sequence_size();
   Sequence sequence{
       KvCache(ctx_, config_.layers, cache_heads(plan_.decode.heads), config_.d, activation_), L, L, {}, {}};
-  s.local_counts.assign(
-      static_cast<size_t>(config_.layers *
-                          (cache_config_.granularity == Granularity::query_head ? config_.Hq : config_.Hkv)),
-      0);
+  s.local_counts = ctx_.zeros(
+      DType::i64, {config_.layers * (cache_config_.granularity == Granularity::query_head ? config_.Hq : config_.Hkv)});
+  s.local_hash = ctx_.zeros(DType::u64, {1});
 
   s.clock.start("embed");
   std::vector<int32_t> local_tokens;
@@ -237,12 +235,10 @@ void Transformer::evict(int64_t layer, const LayerWeights& w, PrefillState& s, S
   } else {
     const HeadLayout& heads = plan_.resident.heads;
     bool per_query = cache_config_.granularity == Granularity::query_head;
-    std::vector<int32_t> all(static_cast<size_t>(s.L_lc));
-    std::iota(all.begin(), all.end(), 0);
-    for (int64_t h = 0; h < cache_heads(heads); ++h) {
-      kept.rows.push_back(all);
-      kept.head.push_back(h + (per_query ? heads.local.q.begin : heads.local.kv.begin));
-    }
+    std::vector<int64_t> head;
+    for (int64_t h = 0; h < cache_heads(heads); ++h)
+      head.push_back(h + (per_query ? heads.local.q.begin : heads.local.kv.begin));
+    kept = KeptRows::everything(s.L_lc, std::move(head));
   }
   s.report.evict_bytes += grid_.sequence().stats().bytes_sent + grid_.tensor().stats().bytes_sent - sent;
   s.clock.start("compact");
@@ -253,20 +249,20 @@ void Transformer::keep(int64_t layer, const KeptRows& kept, PrefillState& s, Seq
   const HeadLayout& heads = plan_.resident.heads;
   bool per_query = cache_config_.granularity == Granularity::query_head;
   int64_t model_heads = per_query ? config_.Hq : config_.Hkv;
-  for (size_t h = 0; h < kept.rows.size(); ++h) {
-    // A KV head that lies on several tensor ranks is counted by the one that holds its first query head.
-    if (!per_query && kept.head[h] * heads.group() < heads.local.q.begin) continue;
-    s.local_counts[layer * model_heads + kept.head[h]] += static_cast<int64_t>(kept.rows[h].size());
-    for (int32_t row : kept.rows[h]) s.local_hash += kept_hash_term(layer, kept.head[h], s.positions[row]);
-  }
+  // A KV head that lies on several tensor ranks is counted by the one that holds its first query head.
+  std::vector<bool> counted;
+  for (int64_t head : kept.head) counted.push_back(per_query || head * heads.group() >= heads.local.q.begin);
+  Tensor positions = Tensor::view(s.positions.data(), DType::i64, {s.L_lc});
+  tally_kept(ctx_, layer, kept, counted, positions, s.local_hash,
+             s.local_counts.rows(layer * model_heads, model_heads));
   std::vector<int64_t> sources = cache_head_sources(heads);
   if (plan_.mode == DecodeMode::sequence || grid_.sequence_size() == 1) {
-    sequence.cache.store(layer, s.k.raw(), s.v.raw(), heads.Hkv_lc(), sources.data(), s.positions.data(), kept.rows,
-                         s.reserve);
+    sequence.cache.store(layer, MatrixView(s.k), MatrixView(s.v), heads.Hkv_lc(), sources, positions, kept, s.reserve);
     return;
   }
   int64_t sent = grid_.sequence().stats().bytes_sent;
-  KeptLayer rows{s.k.data<float>(), s.v.data<float>(), heads.Hkv_lc(), config_.d, sources, s.positions, kept.rows};
+  KeptLayer rows{s.k.data<float>(), s.v.data<float>(), heads.Hkv_lc(),         config_.d,
+                 sources,           s.positions,       kept.rows_to_host(ctx_)};
   reshard_by_head(ctx_, grid_.sequence(), rows, decode_cache_shares(), sequence.cache, layer, s.reserve);
   s.report.reshard_bytes += grid_.sequence().stats().bytes_sent - sent;
 }
@@ -295,8 +291,9 @@ void Transformer::emit_logits(PrefillState& s, const PrefillOptions& options, Se
 void Transformer::finish_report(PrefillState& s, Sequence& sequence) {
   bool per_query = cache_config_.granularity == Granularity::query_head;
   int64_t L = s.partition.length(), heads = per_query ? config_.Hq : config_.Hkv;
-  std::vector<uint64_t> totals(s.local_counts.begin(), s.local_counts.end());
-  totals.push_back(s.local_hash);
+  const std::vector<int64_t> counts = ctx_.to_host<int64_t>(s.local_counts);
+  std::vector<uint64_t> totals(counts.begin(), counts.end());
+  totals.push_back(ctx_.to_host<uint64_t>(s.local_hash)[0]);
   totals.push_back(static_cast<uint64_t>(sequence.cache.bytes()));
   grid_.world().all_reduce(std::span<uint64_t>(totals));
   s.report.phases = s.clock.finish();

@@ -14,8 +14,8 @@ namespace restkv {
 struct PolicyScores {
   /// [Hq_lc or Hkv_lc (PolicyEntry::unit), shard.stride] f32 at the local past positions; larger is kept first.
   Tensor values;
-  /// [Hq_lc] width and shift of the smoothing where it adapts; else empty.
-  std::vector<int64_t> kernel, shift;
+  /// i64 [Hq_lc] width and shift of the smoothing where it adapts; else empty.
+  Tensor kernel, shift;
 };
 
 /// What a policy's statistics exchange for one layer; exchange_bytes.h turns it into bytes.

@@ -13,6 +13,7 @@ enum class PoolEdge {
 };
 
 /// The window of one head: positions i + first .. i + last, both included (last >= first).
+/// In a Tensor: i64 [rows, 2].
 struct PoolWindow {
   int64_t first = 0;
   int64_t last = 0;
@@ -21,13 +22,17 @@ struct PoolWindow {
 
 /// pooled[h, i] for the local past positions = mean (replicate, zero: always divided by the full width) or maximum
 /// (lowest) of scores over the head's window. Sums run from the first to the last position of the window.
-///   scores [rows, P] global positions, window [rows], pooled [rows, shard.stride] local positions (f32)
+///   scores [rows, P] global positions, windows i64 [rows, 2] (a PoolWindow per row, on the device),
+///   pooled [rows, shard.stride] local positions (f32)
 void pool_scores(Context& ctx, const LocalShard& shard, const float* scores, int64_t rows, PoolEdge edge,
-                 const std::vector<PoolWindow>& window, float* pooled);
+                 const Tensor& windows, float* pooled);
+
+/// The windows of `rows` rows that have the same.
+Tensor equal_windows(Context& ctx, int64_t rows, PoolWindow window);
 
 namespace cpu {  // pooling_cpu.cc
 void pool_scores(Context& ctx, const LocalShard& shard, const float* scores, int64_t rows, PoolEdge edge,
-                 const std::vector<PoolWindow>& window, float* pooled);
+                 const PoolWindow* windows, float* pooled);
 }
 
 }  // namespace restkv

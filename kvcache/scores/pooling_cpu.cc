@@ -20,7 +20,7 @@ void copy_padded(const float* scores, int64_t P, int64_t first, int64_t count, P
 }  // namespace
 
 void pool_scores(Context& ctx, const LocalShard& shard, const float* scores, int64_t rows, PoolEdge edge,
-                 const std::vector<PoolWindow>& window, float* pooled) {
+                 const PoolWindow* windows, float* pooled) {
   constexpr int64_t kTile = 1024;
   int64_t tiles = 0;
   for (const Segment& s : shard.past) tiles += (s.count + kTile - 1) / kTile;
@@ -32,7 +32,7 @@ void pool_scores(Context& ctx, const LocalShard& shard, const float* scores, int
     const Segment& run = shard.past[segment];
     const int64_t begin = tile * kTile, count = std::min(kTile, run.count - begin);
     const int64_t padded = (count + kLanes - 1) / kLanes * kLanes;
-    const PoolWindow& w = window[row];
+    const PoolWindow& w = windows[row];
     TileBuffer near(padded + w.width()), out(padded);
     copy_padded(scores + row * shard.P, shard.P, run.global + begin + w.first, padded + w.width(), edge, near.get());
     const float width = static_cast<float>(w.width());

@@ -33,7 +33,8 @@ void count_tie_positions(Context& ctx, const SelectRows& input, const std::vecto
 void choose_bins(Context& ctx, const int32_t* histogram, int64_t rows, Digit digit, bool from_top, RadixRow* state);
 
 void top_set_sums(Context& ctx, const SelectRows& input, const SelectCut* cuts, int64_t* sums);
-std::vector<std::vector<int32_t>> top_set_rows(Context& ctx, const SelectRows& input, const SelectCut* cuts);
+void top_set_rows(Context& ctx, const SelectRows& input, const SelectCut* cuts, Range tail, int64_t capacity,
+                  int32_t* rows, int32_t* counts);
 
 }  // namespace cpu
 

@@ -2,6 +2,7 @@
 #include <bit>
 #include <cstring>
 
+#include "dist/base/error.h"
 #include "dist/base/lanes.h"
 #include "kvcache/select/radix_pass.h"
 
@@ -132,16 +133,22 @@ void top_set_sums(Context& ctx, const SelectRows& input, const SelectCut* cuts, 
   });
 }
 
-std::vector<std::vector<int32_t>> top_set_rows(Context& ctx, const SelectRows& input, const SelectCut* cuts) {
-  std::vector<std::vector<int32_t>> rows(static_cast<size_t>(input.rows));
+void top_set_rows(Context& ctx, const SelectRows& input, const SelectCut* cuts, Range tail, int64_t capacity,
+                  int32_t* rows, int32_t* counts) {
   ctx.parallel_for(input.rows, [&](int64_t row) {
     const SelectCut cut = cuts[row];
+    int64_t count = 0;
+    auto add = [&](int64_t local) {
+      RESTKV_CHECK(count < capacity, "row {} keeps more than {}", row, capacity);
+      rows[row * capacity + count++] = static_cast<int32_t>(local);
+    };
     for_key_chunks(input, row, [&](const uint32_t* keys, int64_t n, int64_t local, int64_t global) {
       for (int64_t i = 0; i < n; ++i)
-        if (cut.takes(keys[i], global + i)) rows[row].push_back(static_cast<int32_t>(local + i));
+        if (cut.takes(keys[i], global + i)) add(local + i);
     });
+    for (int64_t i = tail.begin; i < tail.end; ++i) add(i);
+    counts[row] = static_cast<int32_t>(count);
   });
-  return rows;
 }
 
 }  // namespace restkv::cpu

@@ -38,6 +38,12 @@ void resolve_ties(Context& ctx, Communicator& group, const SelectRows& input, co
 
 }  // namespace
 
+SelectResult select_top(Context& ctx, Communicator& group, const SelectRows& input, int64_t k, int64_t* sums) {
+  SelectResult result = select_top(ctx, group, input, std::vector<int64_t>(static_cast<size_t>(input.rows), k));
+  if (sums != nullptr) top_set_sums(ctx, input, result.cut(), sums);
+  return result;
+}
+
 SelectResult select_top(Context& ctx, Communicator& group, const SelectRows& input, const std::vector<int64_t>& k) {
   need_cpu(ctx, "select_top");
   RESTKV_CHECK(static_cast<int64_t>(k.size()) == input.rows, "{} counts for {} rows", k.size(), input.rows);
@@ -65,7 +71,8 @@ SelectResult select_top(Context& ctx, Communicator& group, const SelectRows& inp
     if (state[row].wanted == 0) cuts[row].tie_end = 0;
     if (state[row].wanted > 0 && state[row].wanted < state[row].sharing) tied.push_back(row);
   }
-  result.tied_rows = static_cast<int64_t>(tied.size());
+  const int32_t count = static_cast<int32_t>(tied.size());
+  result.tied = ctx.to_device(&count, DType::i32, {1});
   if (!tied.empty()) resolve_ties(ctx, group, input, tied, state.data(), cuts);
   return result;
 }
@@ -75,9 +82,11 @@ void top_set_sums(Context& ctx, const SelectRows& input, const SelectCut* cuts, 
   cpu::top_set_sums(ctx, input, cuts, sums);
 }
 
-std::vector<std::vector<int32_t>> top_set_rows(Context& ctx, const SelectRows& input, const SelectCut* cuts) {
+TopRows top_set_rows(Context& ctx, const SelectRows& input, const SelectCut* cuts, Range tail, int64_t capacity) {
   need_cpu(ctx, "top_set_rows");
-  return cpu::top_set_rows(ctx, input, cuts);
+  TopRows top{ctx.empty(DType::i32, {input.rows, capacity}), ctx.empty(DType::i32, {input.rows})};
+  cpu::top_set_rows(ctx, input, cuts, tail, capacity, top.rows.data<int32_t>(), top.counts.data<int32_t>());
+  return top;
 }
 
 }  // namespace restkv

@@ -14,7 +14,7 @@
 namespace restkv {
 
 /// The value's place in the order of floats: larger float, larger key. -0 and +0 are equal; NaN sorts below all.
-inline uint32_t order_key(float value) {
+constexpr uint32_t order_key(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value + 0.0f);  // -0 + 0 = +0
   const uint32_t flip = static_cast<uint32_t>(static_cast<int32_t>(bits) >> 31) | 0x80000000u;
   return value != value ? 0u : bits ^ flip;
@@ -40,9 +40,17 @@ struct SelectCut {
 };
 
 struct SelectResult {
-  Tensor cuts;            ///< u32 [rows, 2]: a SelectCut per row, on the context's device
-  int64_t tied_rows = 0;  ///< rows with more ties at the cut than they needed: these took more exchanges
+  Tensor cuts;  ///< u32 [rows, 2]: a SelectCut per row, on the context's device
+  Tensor tied;  ///< i32 [1] rows with more ties at the cut than they needed: these took more exchanges
   const SelectCut* cut() const { return static_cast<const SelectCut*>(cuts.raw()); }
+  /// The number in `tied`; waits for the device. 0 where nothing was selected.
+  int64_t tied_rows(const Context& ctx) const { return tied.empty() ? 0 : ctx.to_host<int32_t>(tied)[0]; }
+};
+
+/// The rows of top sets as index lists, on the context's device.
+struct TopRows {
+  Tensor rows;    ///< i32 [rows, capacity], the first counts[row] of each in use
+  Tensor counts;  ///< i32 [rows]
 };
 
 /// Bins of the key passes: digits of 10, 8, 7 and 7 bits. The first takes sign, exponent and a bit of the mantissa,
@@ -50,14 +58,19 @@ struct SelectResult {
 /// bits do.
 inline constexpr int64_t kKeyBins[4] = {1024, 256, 128, 128};
 
-/// k [rows]: values per row, 0 <= k <= total. Collective over `group`: four all-reduces of i32 [rows, bins], and for
-/// tied rows one of [tied rows, 2048] per 11 bits of total - 1.
+/// k: values per row, 0 <= k <= total. sums [rows] (i64 on the device) when not null: as top_set_sums() gives them, at
+/// less cost. Collective over `group`: four all-reduces of i32 [rows, bins], and for tied rows one of [tied rows, 2048]
+/// per 11 bits of total - 1. On a GPU: in stream order, without a wait; groups of one rank only.
+SelectResult select_top(Context& ctx, Communicator& group, const SelectRows& input, int64_t k, int64_t* sums = nullptr);
+
+/// The same with one count per row.
 SelectResult select_top(Context& ctx, Communicator& group, const SelectRows& input, const std::vector<int64_t>& k);
 
 /// sums [rows] (i64): the sum of the global positions in the row's top set that this rank owns.
 void top_set_sums(Context& ctx, const SelectRows& input, const SelectCut* cuts, int64_t* sums);
 
-/// Local indices of the row's top set on this rank, ascending. On the host.
-std::vector<std::vector<int32_t>> top_set_rows(Context& ctx, const SelectRows& input, const SelectCut* cuts);
+/// Local indices of the row's top set on this rank, ascending, and after them tail.begin .. tail.end - 1.
+/// Precondition: no row has more than `capacity` of them all.
+TopRows top_set_rows(Context& ctx, const SelectRows& input, const SelectCut* cuts, Range tail, int64_t capacity);
 
 }  // namespace restkv

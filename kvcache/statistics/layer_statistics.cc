@@ -1,7 +1,6 @@
 #include "kvcache/statistics/layer_statistics.h"
 
 #include "dist/base/error.h"
-#include "kvcache/select/radix_select.h"
 #include "kvcache/statistics/exchange.h"
 #include "kvcache/statistics/window_logits.h"
 #include "kvcache/statistics/window_output.h"
@@ -67,14 +66,11 @@ const Tensor& LayerStatistics::window_outputs() {
   return window_outputs_;
 }
 
-std::vector<int64_t> LayerStatistics::top_position_sums() {
+Tensor LayerStatistics::top_position_sums() {
   SelectRows input{logits(), rows(), shard_.stride, &shard_.all, shard_.L};
-  SelectResult top =
-      select_top(ctx_, sequence_, input, std::vector<int64_t>(static_cast<size_t>(rows()), past_budget_));
-  tied_rows_ += top.tied_rows;
-  std::vector<int64_t> sums(static_cast<size_t>(rows()));
-  top_set_sums(ctx_, input, top.cut(), sums.data());
-  if (sequence_.size() > 1) sequence_.all_reduce(std::span<int64_t>(sums));
+  Tensor sums = ctx_.empty(DType::i64, {rows()});
+  top_ = select_top(ctx_, sequence_, input, past_budget_, sums.data<int64_t>());
+  if (sequence_.size() > 1) sequence_.all_reduce(sums.raw(), rows(), DType::i64, ReduceOp::sum);
   return sums;
 }
 

@@ -11,6 +11,7 @@
 #include "kvcache/config.h"
 #include "kvcache/evict.h"
 #include "kvcache/local_shard.h"
+#include "kvcache/select/radix_select.h"
 #include "kvcache/statistics/window_attention.h"
 
 namespace restkv {
@@ -40,11 +41,11 @@ class LayerStatistics {
   Tensor past_outputs(const Tensor& a);
   /// [Hq_lc * W, d]: attention output of every window row over all positions. Collective at the first call.
   const Tensor& window_outputs();
-  /// [Hq_lc * W]: the sum of the positions of the past_budget() largest logits of every row, over all positions.
+  /// i64 [Hq_lc * W]: the sum of the positions of the past_budget() largest logits of every row, over all positions.
   /// Collective.
-  std::vector<int64_t> top_position_sums();
-  /// Rows of top_position_sums() whose cut fell into a tie, summed over the calls.
-  int64_t tied_rows() const { return tied_rows_; }
+  Tensor top_position_sums();
+  /// Rows of top_position_sums() whose cut fell into a tie, at the last call. Waits for the device.
+  int64_t tied_rows() const { return top_.tied_rows(ctx_); }
   /// [rows, P]: scores [rows, stride] of all ranks by global position. Collective.
   Tensor gather_past(const Tensor& scores);
 
@@ -60,7 +61,7 @@ class LayerStatistics {
   LocalShard shard_;
   std::vector<int64_t> slot_;
   int64_t past_budget_;
-  int64_t tied_rows_ = 0;
+  SelectResult top_;
   Tensor logits_, softmax_, window_outputs_;
 };
 

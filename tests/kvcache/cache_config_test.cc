@@ -72,7 +72,7 @@ TEST(Evictor, RefusesAPromptWhoseFractionIsBelowTheWindow) {
   const SequencePartition partition(200, 1);
   EXPECT_TRUE(evictor.evicts(200));
   try {
-    evictor.evict({0, &partition, nullptr, nullptr, nullptr, nullptr});
+    evictor.evict({0, &partition, {}, {}, {}, nullptr});
     FAIL() << "accepted";
   } catch (const InputError& error) {
     EXPECT_STREQ(

@@ -76,8 +76,8 @@ inline RankResult evict_case(const EvictionCase& c, Communicator& sequence, Comm
                 c.wo.empty() ? nullptr : r.data<float>()};
   KeptRows kept = evictor.evict(layer, &trace);
   result.head = kept.head;
-  result.kernel = kept.kernel;
-  result.shift = kept.shift;
+  if (!kept.kernel.empty()) result.kernel = ctx.to_host<int64_t>(kept.kernel);
+  if (!kept.shift.empty()) result.shift = ctx.to_host<int64_t>(kept.shift);
   result.tied_rows = trace.tied_rows;
   std::vector<int64_t> past_index;
   for (int64_t i = 0; i < L_lc; ++i)
@@ -85,9 +85,12 @@ inline RankResult evict_case(const EvictionCase& c, Communicator& sequence, Comm
       past_index.push_back(i);
       result.past.push_back(p);
     }
-  for (size_t h = 0; h < kept.rows.size(); ++h) {
+  for (const auto& rows : kept.rows_to_host(ctx)) {
+    if (kept.known >= 0) {
+      EXPECT_EQ(static_cast<int64_t>(rows.size()), kept.known);
+    }
     std::vector<int64_t> positions;
-    for (int32_t row : kept.rows[h]) positions.push_back(partition.global_position(sequence.rank(), row));
+    for (int32_t row : rows) positions.push_back(partition.global_position(sequence.rank(), row));
     result.kept.push_back(positions);
   }
   const size_t score_rows = L_lc == 0 ? 0 : trace.scores.size() / static_cast<size_t>(L_lc);

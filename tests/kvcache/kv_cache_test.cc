@@ -27,6 +27,12 @@ struct Source {
   const uint16_t* row(const std::vector<uint16_t>& x, int64_t i, int64_t head) const {
     return x.data() + (i * kv_heads + head) * d;
   }
+  MatrixView view(std::vector<uint16_t>& x) const { return {x.data(), DType::bf16, n, kv_heads * d, kv_heads * d}; }
+  void store(Context& ctx, KvCache& cache, int64_t layer, const std::vector<int64_t>& source_head,
+             const std::vector<std::vector<int32_t>>& rows, int64_t reserve) {
+    cache.store(layer, view(k), view(v), kv_heads, source_head, Tensor::view(positions.data(), DType::i64, {n}),
+                KeptRows::from_host(ctx, rows), reserve);
+  }
 };
 
 bool same_bits(const void* a, const void* b, int64_t bytes) {
@@ -39,7 +45,7 @@ TEST(KvCache, KeptRowsAreTheOriginalBits) {
   const std::vector<int64_t> source_head = {0, 0, 2, 1};  // query-head granularity: heads share a source
   const std::vector<std::vector<int32_t>> rows = {{0, 7, 49}, {}, {1, 2, 3, 4, 5}, {48}};
   KvCache cache(ctx, 2, 4, 8, DType::bf16);
-  cache.store(1, source.k.data(), source.v.data(), 3, source_head.data(), source.positions.data(), rows, 2);
+  source.store(ctx, cache, 1, source_head, rows, 2);
   KvView view = cache.view(1);
   EXPECT_EQ(view.heads, 4);
   EXPECT_EQ(view.dtype, DType::bf16);
@@ -64,7 +70,7 @@ TEST(KvCache, AppendsWithinTheReserveAndBeyond) {
   Source source(200, 2, 4);
   const std::vector<int64_t> source_head = {1, 0};
   KvCache cache(ctx, 1, 2, 4, DType::bf16);
-  cache.store(0, source.k.data(), source.v.data(), 2, source_head.data(), source.positions.data(), {{0, 1, 2}, {5}}, 2);
+  source.store(ctx, cache, 0, source_head, {{0, 1, 2}, {5}}, 2);
   const int64_t reserved = cache.capacity_bytes();
   const void* storage = cache.view(0).k;
   int reallocated = 0;
@@ -111,14 +117,14 @@ TEST(KvCache, AppendsToAnEmptyCacheAndClears) {
 TEST(KvCache, StoringAgainReplacesAndFrees) {
   Context ctx({Device::cpu, 1});
   Source source(100, 1, 8);
-  const int64_t head = 0;
-  std::vector<int32_t> all(100);
-  for (int i = 0; i < 100; ++i) all[i] = i;
   KvCache cache(ctx, 1, 1, 8, DType::bf16);
-  cache.store(0, source.k.data(), source.v.data(), 1, &head, source.positions.data(), {all}, 0);
+  cache.store(0, source.view(source.k), source.view(source.v), 1, {0},
+              Tensor::view(source.positions.data(), DType::i64, {100}), KeptRows::everything(100, {0}), 0);
+  EXPECT_EQ(cache.positions(0, 0), source.positions);
+  EXPECT_TRUE(same_bits(cache.view(0).v, source.v.data(), 100 * 8 * 2));
   const int64_t full = ctx.memory().current();
-  cache.store(0, source.k.data(), source.v.data(), 1, &head, source.positions.data(), {{4, 9}}, 0);
-  EXPECT_EQ(full - ctx.memory().current(), 2 * 98 * 8 * 2);
+  source.store(ctx, cache, 0, {0}, {{4, 9}}, 0);
+  EXPECT_EQ(full - ctx.memory().current(), 2 * 98 * 8 * 2 + 98 * 4);  // keys, values and positions
   EXPECT_EQ(cache.positions(0, 0), (std::vector<int64_t>{1012, 1027}));
 }
 
@@ -127,11 +133,45 @@ TEST(KvCache, RefusesWhatDoesNotFit) {
   Source source(4, 2, 4);
   const std::vector<int64_t> wrong = {0, 2};
   KvCache cache(ctx, 1, 2, 4, DType::bf16);
-  EXPECT_THROW(cache.store(0, source.k.data(), source.v.data(), 2, wrong.data(), source.positions.data(), {{0}}, 0),
-               RuntimeFailure);
-  EXPECT_THROW(
-      cache.store(0, source.k.data(), source.v.data(), 2, wrong.data(), source.positions.data(), {{0}, {0}}, 0),
-      RuntimeFailure);
+  EXPECT_THROW(source.store(ctx, cache, 0, {0}, {{0}}, 0), RuntimeFailure);
+  EXPECT_THROW(source.store(ctx, cache, 0, wrong, {{0}, {0}}, 0), RuntimeFailure);
+  EXPECT_THROW(source.store(ctx, cache, 0, {0, 1}, {{0}, {0}}, -1), RuntimeFailure);
+  KvCache f32(ctx, 1, 2, 4, DType::f32);
+  EXPECT_THROW(source.store(ctx, f32, 0, {0, 1}, {{0}, {0}}, 0), RuntimeFailure);
+}
+
+TEST(KvCache, MakesRoomAhead) {
+  Context ctx({Device::cpu, 1});
+  Source source(9, 2, 4);
+  KvCache cache(ctx, 2, 2, 4, DType::bf16);
+  source.store(ctx, cache, 0, {0, 1}, {{0, 3}, {1, 2, 8}}, 4);
+  source.store(ctx, cache, 1, {0, 1}, {{0}, {1}}, 7);
+  EXPECT_FALSE(cache.ensure_room(4));
+  const void* roomy = cache.view(1).k;
+  EXPECT_TRUE(cache.ensure_room(6));
+  EXPECT_EQ(cache.view(1).k, roomy);
+  EXPECT_GE(cache.capacity_bytes(), 2 * (2 + 3 + 12 + 2 + 14) * 4 * 2);
+  EXPECT_EQ(cache.bytes(), 2 * 7 * 4 * 2);
+  EXPECT_EQ(cache.positions(0, 1), (std::vector<int64_t>{1003, 1006, 1024}));
+  EXPECT_TRUE(same_bits(cache.view(0).v_head<uint16_t>(1) + 2 * 4, source.row(source.v, 8, 1), 8));
+}
+
+TEST(TallyKept, AddsHashesAndCountsOfTheCountedHeads) {
+  Context ctx({Device::cpu, 1});
+  std::vector<int64_t> wide = {5, 6, 9, 12};
+  std::vector<int32_t> narrow(wide.begin(), wide.end());
+  const KeptRows kept = KeptRows::from_host(ctx, {{0, 3}, {1}, {1, 2, 3}}, {4, 5, 6});
+  for (const Tensor& positions :
+       {Tensor::view(wide.data(), DType::i64, {4}), Tensor::view(narrow.data(), DType::i32, {4})}) {
+    Tensor hash = ctx.zeros(DType::u64, {1}), counts = ctx.zeros(DType::i64, {8});
+    tally_kept(ctx, 2, kept, {true, false, true}, positions, hash, counts);
+    tally_kept(ctx, 3, KeptRows::everything(4, {7}), {true}, positions, hash, counts);
+    uint64_t expected = kept_hash_term(2, 4, 5) + kept_hash_term(2, 4, 12);
+    for (int64_t p : {6, 9, 12}) expected += kept_hash_term(2, 6, p);
+    for (int64_t p : wide) expected += kept_hash_term(3, 7, p);
+    EXPECT_EQ(hash.data<uint64_t>()[0], expected);
+    EXPECT_EQ(ctx.to_host<int64_t>(counts), (std::vector<int64_t>{0, 0, 0, 0, 2, 0, 3, 4}));
+  }
 }
 
 TEST(KeptHash, TellsLayersHeadsAndPositionsApart) {

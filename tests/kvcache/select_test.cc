@@ -7,6 +7,7 @@
 #include <numeric>
 #include <random>
 
+#include "dist/base/error.h"
 #include "kvcache/select/radix_select.h"
 #include "tests/mpi_world.h"
 
@@ -61,6 +62,21 @@ std::vector<Row> adversarial_rows(int64_t n) {
   };
 }
 
+// Index lists on the host without their tails of `tail` rows from `first` on, which are checked here.
+std::vector<std::vector<int32_t>> lists(Context& ctx, const TopRows& top, int64_t tail, int64_t first) {
+  const std::vector<int32_t> rows = ctx.to_host<int32_t>(top.rows), counts = ctx.to_host<int32_t>(top.counts);
+  std::vector<std::vector<int32_t>> result;
+  for (size_t row = 0; row < counts.size(); ++row) {
+    const auto from = rows.begin() + static_cast<int64_t>(row) * top.rows.size(1);
+    result.emplace_back(from, from + counts[row]);
+    for (int64_t i = tail - 1; i >= 0; --i) {
+      EXPECT_EQ(result.back().back(), first + i);
+      result.back().pop_back();
+    }
+  }
+  return result;
+}
+
 // This rank's share of the rows, and its selection compared with the sort.
 void check(Communicator& group, int64_t n, int64_t block, const std::vector<Row>& rows, const std::vector<int64_t>& k) {
   Context ctx({Device::cpu, 1});
@@ -80,7 +96,7 @@ void check(Communicator& group, int64_t n, int64_t block, const std::vector<Row>
   std::vector<int64_t> sums(rows.size());
   top_set_sums(ctx, input, top.cut(), sums.data());
   group.all_reduce(std::span<int64_t>(sums));
-  auto ours = top_set_rows(ctx, input, top.cut());
+  const auto ours = lists(ctx, top_set_rows(ctx, input, top.cut(), {local, local + 2}, local + 2), 2, local);
   int64_t tied = 0;
   for (size_t row = 0; row < rows.size(); ++row) {
     const auto expected = sorted_top(rows[row], k[row]);
@@ -97,7 +113,7 @@ void check(Communicator& group, int64_t n, int64_t block, const std::vector<Row>
     for (int64_t p : expected) taken += rows[row][static_cast<size_t>(p)] == cut;
     tied += k[row] > 0 && taken < equal;
   }
-  EXPECT_EQ(top.tied_rows, tied);
+  EXPECT_EQ(top.tied_rows(ctx), tied);
 }
 
 TEST(Select, AgreesWithASort) {
@@ -132,7 +148,8 @@ TEST(Select, NanComesLast) {
   std::vector<Segment> segments = {{0, 0, 4}};
   SelectRows input{values.data(), 1, 4, &segments, 4};
   SelectResult top = select_top(ctx, *self, input, {3});
-  EXPECT_EQ(top_set_rows(ctx, input, top.cut())[0], (std::vector<int32_t>{0, 1, 3}));
+  EXPECT_EQ(lists(ctx, top_set_rows(ctx, input, top.cut(), {}, 3), 0, 0)[0], (std::vector<int32_t>{0, 1, 3}));
+  EXPECT_THROW(top_set_rows(ctx, input, top.cut(), {}, 2), RuntimeFailure);
 }
 
 TEST(Select, KeysFollowTheOrderOfFloats) {
