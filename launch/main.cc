@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "dist/base/error.h"
+#include "launch/bench/bench_command.h"
 #include "launch/inspect/inspect_command.h"
 #include "launch/plan/plan_command.h"
 #include "launch/run/run_command.h"
@@ -55,7 +56,8 @@ int main(int argc, char** argv) {
 
   auto* run = app.add_subcommand("run", "Answer the prompts of a configuration (start it with mpirun)");
   auto* plan = app.add_subcommand("plan", "Memory and exchanged bytes of a configuration, without loading weights");
-  for (auto* command : {run, plan}) {
+  auto* bench = app.add_subcommand("bench", "Measure a sweep over contexts, policies, budgets, batches and layouts");
+  for (auto* command : {run, plan, bench}) {
     command->add_option("CONFIG", path, "YAML file (configs/README.md lists its keys)")->required();
     command->add_option("--set", overrides, "section.key=value, instead of the file's; may be repeated")
         ->expected(1)
@@ -71,11 +73,12 @@ int main(int argc, char** argv) {
     if (asked) return is_first_process() ? app.exit(e) : 0;
     bool unknown = app.get_subcommands().empty() && argc > 1 && argv[1][0] != '-';
     std::string text =
-        unknown ? fmt::format("unknown subcommand \"{}\", expected run, plan or inspect", argv[1]) : e.what();
+        unknown ? fmt::format("unknown subcommand \"{}\", expected run, plan, bench or inspect", argv[1]) : e.what();
     return refuse(text + " (restkv --help shows the usage)", 2);
   }
   return guarded([&] {
     if (run->parsed()) return restkv::run_command(path, overrides);
+    if (bench->parsed()) return restkv::bench_command(path, overrides);
     if (plan->parsed()) restkv::plan_command(path, overrides);
     if (inspect->parsed()) restkv::inspect_command(path);
     return 0;

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "dist/base/error.h"
+#include "dist/base/stopwatch.h"
 #include "model/ops/attention_decode.h"
 #include "model/ops/rms_norm.h"
 #include "model/ops/rope.h"
@@ -57,16 +58,24 @@ void Transformer::decode_step(Sequence& sequence, int32_t token) {
   MatrixView x(b.x.data(), 1, H), normed(b.normed.data(), 1, H);
   embed_tokens({&token, 1}, x);
   b.rope = rope_table(ctx_, frequencies_, {sequence.length});
+  double attention_seconds = 0.0, mlp_seconds = 0.0;
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
     const LayerWeights& w = weights_.layers[layer];
+    Stopwatch watch;
     rms_norm(ctx_, x, w.attention_norm, normed, config_.rms_eps);
     decode_attention(layer, sequence, b);
     add_summed();
+    double half = watch.seconds();
     rms_norm(ctx_, x, w.mlp_norm, normed, config_.rms_eps);
     decode_mlp(layer, b);
     add_summed();
+    attention_seconds += half;
+    mlp_seconds += watch.seconds() - half;
   }
+  Stopwatch watch;
   compute_logits(x, sequence.logits);
+  sequence.decode_phases = {
+      {"attention", attention_seconds, 0}, {"mlp", mlp_seconds, 0}, {"logits", watch.seconds(), 0}};
   ++sequence.length;
 }
 

@@ -27,6 +27,12 @@ class HostDecodeBatch final : public DecodeBatch {
     tokens_.clear();
   }
 
+  std::vector<PhaseTime> phases() const override {
+    std::vector<PhaseTime> sum;
+    for (const Member& m : members_) add_phases(sum, m.sequence->decode_phases);
+    return sum;
+  }
+
   void leave(int64_t i) override {
     members_.erase(members_.begin() + i);
     steps_.erase(steps_.begin() + i);

@@ -84,7 +84,7 @@ Sequence Transformer::prefill(std::span<const int32_t> tokens, const PrefillOpti
                   ? options.max_new_tokens
                   : (options.max_new_tokens + grid_.sequence_size() - 1) / grid_.sequence_size();
   Sequence sequence{
-      KvCache(ctx_, config_.layers, cache_heads(plan_.decode.heads), config_.d, activation_), L, L, {}, {}};
+      KvCache(ctx_, config_.layers, cache_heads(plan_.decode.heads), config_.d, activation_), L, L, {}, {}, {}};
   s.local_counts = ctx_.zeros(
       DType::i64, {config_.layers * (cache_config_.granularity == Granularity::query_head ? config_.Hq : config_.Hkv)});
   s.local_hash = ctx_.zeros(DType::u64, {1});

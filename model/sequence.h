@@ -44,7 +44,8 @@ struct Sequence {
   int64_t prompt_tokens = 0;
   int64_t length = 0;  ///< tokens processed: the position of the next one
   PrefillReport report;
-  std::vector<float> logits;  ///< [vocab] after the last processed token, on every rank
+  std::vector<float> logits;             ///< [vocab] after the last processed token, on every rank
+  std::vector<PhaseTime> decode_phases;  ///< CPU ranks: of the last decode step
 };
 
 }  // namespace restkv

@@ -1,6 +1,7 @@
 #include "model/transformer.h"
 
 #include "dist/base/error.h"
+#include "kvcache/output_factors.h"
 #include "model/ops/embedding.h"
 #include "model/ops/rms_norm.h"
 #include "model/ops/rope.h"
@@ -26,6 +27,19 @@ Transformer::Transformer(Context& ctx, const ProcessGrid& grid, const ModelConfi
   weights_ = load_weights(ctx, source, config, plan_.resident, options.weight_dtype, evictor_->needs_output_factors(),
                           progress);
   lay_out_logits(options.decode);
+}
+
+void Transformer::set_cache(const CacheConfig& cache) {
+  const HeadLayout& heads = plan_.resident.heads;
+  auto evictor = std::make_unique<Evictor>(ctx_, grid_.sequence(), grid_.tensor(), heads, cache);
+  for (LayerWeights& w : weights_.layers) {
+    if (!evictor->needs_output_factors())
+      w.output_factors = Tensor();
+    else if (w.output_factors.empty())
+      w.output_factors = output_factors(ctx_, MatrixView(w.output), heads.Hq_lc(), config_.d);
+  }
+  evictor_ = std::move(evictor);
+  cache_config_ = cache;
 }
 
 // Which rows of the vocabulary every rank of the group that shares the output head contributes.

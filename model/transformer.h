@@ -49,6 +49,10 @@ class Transformer {
   const ShardPlan& plan() const { return plan_; }
   const TransformerWeights& weights() const { return weights_; }
 
+  /// Goes on with another policy, budget or window; the weights stay. Sequences made before are not to be decoded after
+  /// it when the granularity changes. Throws InputError for a configuration that is not valid.
+  void set_cache(const CacheConfig& cache);
+
   /// Reads the prompt (the same tokens on every rank), evicts layer by layer, and returns the sequence with the
   /// logits of the last position. Collective over the world. Throws InputError for an empty prompt, a token outside
   /// the vocabulary, or a prompt that with max_new_tokens exceeds the model's positions.

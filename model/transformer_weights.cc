@@ -69,7 +69,9 @@ class Loader {
 
   void read_into(Tensor& t, const std::string& name, int64_t full_rows, int64_t full_cols, Range rows, Range cols) {
     check_shape(name, {full_rows, full_cols});
-    if (upload_ == nullptr) {
+    if (source_.fill(ctx_, name, rows, cols, t)) {
+      // made where it is needed
+    } else if (upload_ == nullptr) {
       read_rows(name, rows, cols, t.dtype(), t.raw());
     } else {
       const int64_t row_bytes = std::max<int64_t>(1, cols.size() * size_of(t.dtype()));

@@ -14,6 +14,8 @@ class GpuRuntime {
   /// Takes device `index` of those this process sees. Throws InputError in a build without CUDA, and when there is no
   /// such device.
   static std::unique_ptr<GpuRuntime> create(int index);
+  /// GPUs that this process sees; 0 in a build without CUDA, and where there is no driver.
+  static int count();
   virtual ~GpuRuntime() = default;
 
   /// Memory in stream order, 256-byte aligned; returned to this runtime's pool when the last owner lets go (which must
@@ -61,6 +63,7 @@ class GpuRuntime {
 
   virtual std::string describe() const = 0;  ///< name, memory and UUID of the device
   virtual std::string uuid() const = 0;
+  virtual std::string versions() const = 0;  ///< "CUDA 13.0, driver 13.0, cuBLASLt 13.0.2"
   virtual int64_t total_bytes() const = 0;
   virtual int64_t free_bytes() const = 0;
   virtual int multiprocessors() const = 0;

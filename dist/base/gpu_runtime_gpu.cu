@@ -154,6 +154,16 @@ class CudaRuntime final : public GpuRuntime {
                        uuid());
   }
 
+  std::string versions() const override {
+    int runtime = 0, driver = 0;
+    RESTKV_CUDA_CHECK(cudaRuntimeGetVersion(&runtime));
+    RESTKV_CUDA_CHECK(cudaDriverGetVersion(&driver));
+    size_t blas = cublasLtGetVersion();
+    auto two = [](int v) { return fmt::format("{}.{}", v / 1000, v % 1000 / 10); };
+    return fmt::format("CUDA {}, driver {}, cuBLASLt {}.{}.{}", two(runtime), two(driver), blas / 10000,
+                       blas / 100 % 100, blas % 100);
+  }
+
   int64_t total_bytes() const override { return static_cast<int64_t>(properties_.totalGlobalMem); }
 
   int64_t free_bytes() const override {
@@ -191,6 +201,13 @@ std::unique_ptr<GpuRuntime> GpuRuntime::create(int index) {
   if (index < 0 || index >= count)
     fail_input("device: GPU {} was asked for, this process sees {} (0 to {})", index, count, count - 1);
   return std::make_unique<CudaRuntime>(index);
+}
+
+int GpuRuntime::count() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  cudaGetLastError();  // a machine without a GPU is no error of what comes next
+  return 0;
 }
 
 cudaStream_t stream_of(const Context& ctx) { return runtime_of(ctx).stream; }

@@ -1,8 +1,18 @@
 #include "dist/base/phase_clock.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace restkv {
+
+void add_phases(std::vector<PhaseTime>& total, const std::vector<PhaseTime>& part) {
+  for (const PhaseTime& p : part) {
+    auto same = std::find_if(total.begin(), total.end(), [&](const PhaseTime& t) { return t.name == p.name; });
+    if (same == total.end()) same = total.insert(total.end(), {p.name, 0.0, 0});
+    same->seconds += p.seconds;
+    same->bytes += p.bytes;
+  }
+}
 
 PhaseClock::~PhaseClock() {
   if (running_ && ctx_.gpu() != nullptr) ctx_.gpu()->pop_range();

@@ -18,6 +18,9 @@ struct PhaseTime {
   int64_t bytes = 0;  ///< sent to other ranks in this phase
 };
 
+/// Adds `part` to `total`, phase by phase; new ones come last.
+void add_phases(std::vector<PhaseTime>& total, const std::vector<PhaseTime>& part);
+
 /// One phase runs at a time. On GPUs each phase is also a range for profilers.
 class PhaseClock {
  public:

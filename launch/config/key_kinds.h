@@ -64,6 +64,14 @@ KeySpec texts_key(std::string name, Affects affects, std::string doc, Field fiel
   return key;
 }
 
+template <class Field>
+KeySpec integers_key(std::string name, std::string unit, Affects affects, std::string doc, int64_t low, int64_t high,
+                     Field field) {
+  KeySpec key = make_key(std::move(name), "integer or list of integers", std::move(unit), affects, std::move(doc), field);
+  key.set = [=](RunConfig& c, const Value& v) { field(c) = read_integers(v, low, high); };
+  return key;
+}
+
 /// An enum whose values are 0, 1, ... in the order of `names`.
 template <class Field>
 KeySpec choice_key(std::string name, Affects affects, std::string doc, const std::vector<std::string>& names,
@@ -87,7 +95,24 @@ KeySpec choice_key(std::string name, Affects affects, std::string doc, const std
   return key;
 }
 
-/// A count of tokens or a share of the prompt; the JSON is the integer, or the share as a number below or equal to 1.
+/// The integer, or the share as a number below or equal to 1.
+inline nlohmann::json to_json(const Budget& b) {
+  return b.fraction > 0 ? nlohmann::json(b.fraction) : nlohmann::json(b.tokens);
+}
+
+template <class Field>
+KeySpec budgets_key(std::string name, std::string unit, Affects affects, std::string doc, Field field) {
+  KeySpec key{std::move(name), "budget or list of budgets", std::move(unit), affects, std::move(doc), false, {}, {}};
+  key.get = [=](const RunConfig& c) {
+    nlohmann::json list = nlohmann::json::array();
+    for (const Budget& b : field(c)) list.push_back(to_json(b));
+    return list.dump();
+  };
+  key.set = [=](RunConfig& c, const Value& v) { field(c) = read_budgets(v); };
+  return key;
+}
+
+/// A count of tokens or a share of the prompt.
 template <class Field>
 KeySpec budget_key(std::string name, std::string unit, std::string doc, Field field) {
   KeySpec key{std::move(name),
@@ -98,10 +123,7 @@ KeySpec budget_key(std::string name, std::string unit, std::string doc, Field fi
               true,
               {},
               {}};
-  key.get = [=](const RunConfig& c) {
-    const Budget& b = field(c);
-    return b.fraction > 0 ? nlohmann::json(b.fraction).dump() : nlohmann::json(b.tokens).dump();
-  };
+  key.get = [=](const RunConfig& c) { return to_json(field(c)).dump(); };
   key.set = [=](RunConfig& c, const Value& v) { field(c) = read_budget(v); };
   return key;
 }

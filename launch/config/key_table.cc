@@ -23,7 +23,21 @@ constexpr double kInf = std::numeric_limits<double>::infinity();
 
 std::vector<KeySpec> model_keys() {
   return {
-      text_key("model.path", kResults, "Hugging Face directory or GGUF file. Required.", FIELD(model.path)),
+      text_key("model.path", kResults, "Hugging Face directory or GGUF file. Required with `weights: file`.",
+               FIELD(model.path)),
+      choice_key("model.weights", kResults,
+                 "`file`: those at `path`. `random`: a function of `seed`, for `restkv bench` on the shape of `preset` "
+                 "without files; such a model has no tokenizer.",
+                 {"file", "random"}, FIELD(model.weights)),
+      text_key("model.preset", kResults,
+               "Shape of a model with random weights: `llama-3.1-8b` or another name of the table in model/presets.cc.",
+               FIELD(model.preset)),
+      integer_key("model.layers", "layers", kResults, "Layers of a model with random weights. 0: the preset's.", 0,
+                  4096, FIELD(model.layers)),
+      unsigned_key("model.seed", kResults, "Seed of random weights; the same on every layout.", FIELD(model.seed)),
+      real_key("model.gain", "", kResults,
+               "Scale of random matrices: 1 keeps the size of activations, more makes attention less flat.", 0.0, 100.0,
+               FIELD(model.gain)),
       choice_key("model.dtype", kResults,
                  "How weights are held in memory. `auto`: bf16 where the file stores bf16, else f32. `bf16` halves the "
                  "memory and the time of a decode step of an f32 model, and rounds its weights.",
@@ -33,6 +47,10 @@ std::vector<KeySpec> model_keys() {
 
 std::vector<KeySpec> parallel_keys() {
   return {
+      choice_key("parallel.device", kResults,
+                 "Where ranks compute. `auto`: on a GPU when this build has CUDA and the process sees one, else on the "
+                 "CPU. GPUs hold weights, activations and cache in bf16.",
+                 {"auto", "cpu", "gpu"}, FIELD(parallel.device)),
       integer_key("parallel.sequence", "ranks", kSpeed,
                   "Ranks that the prompt's tokens are spread over. 0: all ranks that `tensor` leaves.", 0, 65536,
                   FIELD(parallel.sequence)),
@@ -50,8 +68,8 @@ std::vector<KeySpec> parallel_keys() {
                "Deadline of a collective call; a rank that waits longer ends the run. 0: none.", 0.0, 1e9,
                FIELD(parallel.timeout_s)),
       real_key("parallel.memory_gib", "GiB", kNeither,
-               "Memory that the ranks of a host may plan to use together; a run that needs more is refused. 0: what "
-               "the host has available.",
+               "Memory (of GPUs: theirs) that the ranks of a host may plan to use together; a run that needs more is "
+               "refused. 0: what the host, or the GPU, has available.",
                0.0, 1e9, FIELD(parallel.memory_gib)),
   };
 }
@@ -153,6 +171,35 @@ std::vector<KeySpec> output_keys() {
                FIELD(output.progress)),
   };
 }
+
+// The hash of a point holds the policy, budget and layout that it ran with; the lists themselves change no result.
+std::vector<KeySpec> bench_keys() {
+  return {
+      integers_key("bench.context", "tokens", kNeither, "Prompt lengths.", 1, kMost, FIELD(bench.context)),
+      texts_key("bench.policies", kNeither,
+                "Values of `cache.policy`. A policy that cannot pool as `cache.pooling` says takes the first way that "
+                "it has.",
+                FIELD(bench.policies)),
+      budgets_key("bench.budgets", "tokens", kNeither, "Values of `cache.budget`; `full` runs once, without any.",
+                  FIELD(bench.budgets)),
+      integers_key("bench.batch", "prompts", kNeither, "Prompts that are decoded together.", 1, 65536,
+                   FIELD(bench.batch)),
+      texts_key("bench.layouts", kNeither,
+                "Layouts, sequence x tensor: `2x1`. Each has to fit the number of ranks. Empty: the one of `parallel`.",
+                FIELD(bench.layouts)),
+      choice_key("bench.prompt", kNeither, "What the prompts are: `random` tokens.", {"random"}, FIELD(bench.prompt)),
+      unsigned_key("bench.seed", kNeither, "Seed of the prompts; each of a batch is another one.", FIELD(bench.seed)),
+      integer_key("bench.new_tokens", "tokens", kNeither, "Decode steps that are measured.", 1, kMost,
+                  FIELD(bench.new_tokens)),
+      integer_key("bench.warmup", "", kNeither, "Prefills, and decode steps, before those that are measured.", 0, 1000,
+                  FIELD(bench.warmup)),
+      integer_key("bench.repeats", "", kNeither, "Prefills that are measured; the median counts.", 1, 1000,
+                  FIELD(bench.repeats)),
+      text_key("bench.file", kNeither,
+               "Measurements, one JSON line per point, appended. `{config}` is the YAML file's name. Empty: no file.",
+               FIELD(bench.file)),
+  };
+}
 #undef FIELD
 
 std::string last_part(const std::string& name) { return name.substr(name.rfind('.') + 1); }
@@ -162,7 +209,8 @@ std::string last_part(const std::string& name) { return name.substr(name.rfind('
 const std::vector<KeySpec>& run_keys() {
   static const std::vector<KeySpec> keys = [] {
     std::vector<KeySpec> all;
-    for (auto section : {model_keys(), parallel_keys(), cache_keys(), prompt_keys(), generate_keys(), output_keys()})
+    for (auto section : {model_keys(), parallel_keys(), cache_keys(), prompt_keys(), generate_keys(), output_keys(),
+                         bench_keys()})
       for (KeySpec& key : section) all.push_back(std::move(key));
     return all;
   }();

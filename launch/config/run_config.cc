@@ -32,6 +32,24 @@ void apply(RunConfig& config, const Value& value) {
   key->set(config, value);
 }
 
+void check_model(const RunConfig& config) {
+  const auto& m = config.model;
+  if (m.weights == WeightChoice::file) {
+    if (m.path.empty())
+      fail_input("{}: model.path is missing: expected a Hugging Face directory or a GGUF file", config.file);
+    if (!m.preset.empty() || m.layers > 0)
+      fail_input("{}: model.{} needs random weights, but model.weights is file; expected model.weights: random",
+                 config.file, m.preset.empty() ? "layers" : "preset");
+    return;
+  }
+  if (!m.path.empty())
+    fail_input("{}: model.path is given, but model.weights is random; expected one of them", config.file);
+  if (m.preset.empty())
+    fail_input("{}: model.preset is missing: random weights need the shape of a model, for example llama-3.1-8b",
+               config.file);
+  if (m.gain <= 0) fail_input("{}: model.gain: found 0, expected a number above 0 and at most 100", config.file);
+}
+
 void check_prompt(const RunConfig& config) {
   const auto& p = config.prompt;
   int given = !p.text.empty() + !p.file.empty() + !p.jsonl.empty();
@@ -44,10 +62,9 @@ void check_prompt(const RunConfig& config) {
 }
 
 /// What single keys cannot say.
-void check_together(const RunConfig& config) {
-  if (config.model.path.empty())
-    fail_input("{}: model.path is missing: expected a Hugging Face directory or a GGUF file", config.file);
-  check_prompt(config);
+void check_together(const RunConfig& config, ConfigUse use) {
+  check_model(config);
+  if (use == ConfigUse::run && config.model.weights == WeightChoice::file) check_prompt(config);
   try {
     config.cache.validate();
   } catch (const InputError& e) {
@@ -63,22 +80,22 @@ void check_together(const RunConfig& config) {
                config.file);
 }
 
-void expand_output(RunConfig& config) {
+void expand_name(std::string& path, const RunConfig& config) {
   const std::string mark = "{config}";
-  size_t at = config.output.file.find(mark);
-  if (at != std::string::npos)
-    config.output.file.replace(at, mark.size(), std::filesystem::path(config.file).stem().string());
+  size_t at = path.find(mark);
+  if (at != std::string::npos) path.replace(at, mark.size(), std::filesystem::path(config.file).stem().string());
 }
 
 }  // namespace
 
-RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides) {
+RunConfig load_run_config(const std::string& path, const std::vector<std::string>& overrides, ConfigUse use) {
   RunConfig config;
   config.file = path;
   for (const Value& value : read_yaml_values(path)) apply(config, value);
   for (const std::string& assignment : overrides) apply(config, read_override(assignment, is_literal));
-  check_together(config);
-  expand_output(config);
+  check_together(config, use);
+  expand_name(config.output.file, config);
+  expand_name(config.bench.file, config);
   return config;
 }
 

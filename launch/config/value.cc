@@ -101,4 +101,31 @@ Budget read_budget(const Value& value) {
   return budget;
 }
 
+namespace {
+
+/// The items of a list (or the scalar itself) as values of their own.
+std::vector<Value> items_of(const Value& value, const char* expected) {
+  if (value.kind == Value::Kind::scalar) return {value};
+  if (value.kind != Value::Kind::list || value.items.empty()) fail_value(value, expected);
+  std::vector<Value> items;
+  for (const std::string& text : value.items)
+    items.push_back({value.where, value.key, Value::Kind::scalar, text, false, {}});
+  return items;
+}
+
+}  // namespace
+
+std::vector<int64_t> read_integers(const Value& value, int64_t low, int64_t high) {
+  std::vector<int64_t> numbers;
+  for (const Value& item : items_of(value, "an integer, or a list of integers"))
+    numbers.push_back(read_integer(item, low, high));
+  return numbers;
+}
+
+std::vector<Budget> read_budgets(const Value& value) {
+  std::vector<Budget> budgets;
+  for (const Value& item : items_of(value, "a budget, or a list of budgets")) budgets.push_back(read_budget(item));
+  return budgets;
+}
+
 }  // namespace restkv

@@ -30,6 +30,9 @@ double read_real(const Value& value, double low, double high);
 bool read_bool(const Value& value);
 std::string read_text(const Value& value);
 std::vector<std::string> read_texts(const Value& value);
+/// A list of them, or one alone. At least one item.
+std::vector<int64_t> read_integers(const Value& value, int64_t low, int64_t high);
+std::vector<Budget> read_budgets(const Value& value);
 /// "1024" tokens, or a share of the prompt: "0.15", "15%".
 Budget read_budget(const Value& value);
 

@@ -67,7 +67,7 @@ int64_t decision_scratch(const PlanInput& input, const Shard& held, int64_t L_lc
 int64_t eviction_scratch_bytes(const PlanInput& input, const ShardPlan& shard, int64_t L_lc) {
   int64_t decision = input.evicts() ? decision_scratch(input, shard.resident, L_lc) * kF32 : 0;
   // Packed, received and merged rows.
-  int64_t moving = reshards(input) ? 3 * decode_rows(input, shard) * 2 * input.model.d * kF32 : 0;
+  int64_t moving = reshards(input) ? 3 * decode_rows(input, shard) * 2 * input.model.d * device_sizes(input.device).kv : 0;
   return std::max(decision, moving);
 }
 
@@ -83,7 +83,8 @@ int64_t eviction_sent_bytes(const PlanInput& input) {
     sent += bytes.sequence + bytes.tensor;
     if (!input.window_queries || sequence_rank > 0) continue;
     // The window's queries, once per sequence group: together its ranks hold them all.
-    sent += collective::sent_by_all_gather(input.sequence_size(), cache.window * heads.Hq_lc() * heads.d * kF32);
+    sent += collective::sent_by_all_gather(input.sequence_size(), cache.window * heads.Hq_lc() * heads.d *
+                                                                           device_sizes(input.device).activation);
   }
   return sent;
 }
@@ -93,7 +94,7 @@ int64_t reshard_sent_bytes(const PlanInput& input) {
   int n = input.sequence_size(), tensor = input.tensor_size();
   bool per_query = input.config.cache.granularity == Granularity::query_head;
   SequencePartition partition(input.L, n);
-  int64_t row_bytes = 2 * input.model.d * kF32 + 8, sent = 0;  // K, V and the position
+  int64_t row_bytes = 2 * input.model.d * device_sizes(input.device).kv + 8, sent = 0;  // K, V and the position
   for (int rank = 0; rank < input.ranks(); ++rank) {
     ShardPlan shard = shard_of(input, rank);
     const HeadLayout& held = shard.resident.heads;

@@ -8,13 +8,12 @@
 #include "kvcache/policies/policy.h"
 #include "launch/plan/eviction_cost.h"
 #include "launch/results/record.h"
+#include "model/transformer.h"
 
 namespace restkv {
 namespace {
 
 constexpr int64_t kF32 = 4;
-// Rows of one MLP slice (model/prefill.cc).
-constexpr int64_t kSliceRows = 1024;
 
 ShardPlan shard_of(const PlanInput& input, int rank) {
   int tensor = input.tensor_size();
@@ -23,7 +22,8 @@ ShardPlan shard_of(const PlanInput& input, int rank) {
 
 /// Elements times the bytes in which this matrix is held.
 int64_t matrix_bytes(const PlanInput& input, const std::string& name, int64_t elements) {
-  std::optional<DType> dtype = weight_dtype(input.config.model.dtype);
+  std::optional<DType> dtype = device_sizes(input.device).matrices;
+  if (!dtype) dtype = weight_dtype(input.config.model.dtype);
   return elements * size_of(dtype ? *dtype : input.weights->natural_dtype(name));
 }
 
@@ -55,17 +55,27 @@ int64_t cache_bytes(const PlanInput& input, const ShardPlan& shard, int64_t L_lc
     rows = input.evicts() ? (rows * L_lc + input.L - 1) / std::max<int64_t>(1, input.L) : L_lc;
     reserve = (reserve + input.sequence_size() - 1) / input.sequence_size();
   }
-  return 2 * input.model.layers * cache_heads * (rows + reserve) * input.model.d * kF32;
+  return 2 * input.batch * input.model.layers * cache_heads * (rows + reserve) * input.model.d *
+         device_sizes(input.device).kv;
 }
 
 }  // namespace
+
+DeviceSizes device_sizes(Device device) {
+  int64_t element = size_of(activation_dtype(device));
+  std::optional<DType> matrices;
+  if (device == Device::gpu) matrices = DType::bf16;
+  return {element, element, matrices, prefill_slice_rows(device)};
+}
 
 bool PlanInput::evicts() const { return find_policy(config.cache.policy).evicts && L > config.cache.budget.resolve(L); }
 
 int64_t PlanInput::kept() const { return evicts() ? config.cache.budget.resolve(L) : L; }
 
-PlanInput make_plan_input(const Checkpoint& checkpoint, const RunConfig& config, DecodeMode decode, int64_t L) {
+PlanInput make_plan_input(const Checkpoint& checkpoint, const RunConfig& config, DecodeMode decode, int64_t L,
+                          Device device) {
   PlanInput input;
+  input.device = device;
   input.model = checkpoint.config;
   input.weights = checkpoint.weights.get();
   input.config = config;
@@ -89,18 +99,19 @@ MemoryPlan plan_memory(const PlanInput& input, int rank) {
   ShardPlan shard = shard_of(input, rank);
   int sequence_rank = rank / input.tensor_size();
   int64_t L_lc = SequencePartition(input.L, input.sequence_size()).local_size(sequence_rank);
-  int64_t slice = std::min(kSliceRows, L_lc);
+  const DeviceSizes size = device_sizes(input.device);
+  int64_t slice = std::min(size.slice_rows, L_lc);
   int64_t q = shard.resident.heads.Hq_lc() * m.d, kv = shard.resident.heads.Hkv_lc() * m.d;
 
   MemoryPlan plan;
   plan.weights = weight_bytes(input, shard.resident);
   if (input.output_factors) plan.output_factors = m.layers * shard.resident.heads.Hq_lc() * m.d * m.d * kF32;
-  plan.layer_kv = 2 * L_lc * kv * kF32;
-  if (input.sequence_size() > 1) plan.layer_kv += 2 * input.L * kv * kF32;
-  if (input.evicts() && input.window_queries) plan.layer_kv += input.config.cache.window * q * kF32;
+  plan.layer_kv = 2 * L_lc * kv * size.kv;
+  if (input.sequence_size() > 1) plan.layer_kv += 2 * input.L * kv * size.kv;
+  if (input.evicts() && input.window_queries) plan.layer_kv += input.config.cache.window * q * size.activation;
   plan.cache = cache_bytes(input, shard, L_lc);
-  plan.activations = L_lc * (m.hidden + q + m.d) * kF32;
-  plan.activations += slice * (2 * m.hidden + 3 * shard.resident.mlp.size()) * kF32;
+  plan.activations = L_lc * ((m.hidden + q) * size.activation + m.d * kF32);  // x, q, the rotations
+  plan.activations += slice * (2 * m.hidden + 3 * shard.resident.mlp.size()) * size.activation;
   plan.scratch = eviction_scratch_bytes(input, shard, L_lc);
   return plan;
 }

@@ -3,10 +3,13 @@
 #include <algorithm>
 
 #include "dist/base/error.h"
+#include "launch/bench/point_plan.h"
 #include "launch/plan/memory_plan.h"
 #include "launch/plan/traffic_plan.h"
 #include "launch/prompts/prompts.h"
 #include "launch/results/record.h"
+#include "launch/run/device.h"
+#include "launch/run/open_model.h"
 #include "launch/run/threads.h"
 
 namespace restkv {
@@ -20,6 +23,7 @@ void print_head(const PlanInput& input, size_t prompts) {
   const auto& p = input.config.parallel;
   fmt::print("plan of {}\n", input.config.file);
   print_row("model", input.config.model.path);
+  print_row("device", std::string(name_of(input.device)));
   print_row("ranks", fmt::format("{} x {} (sequence x tensor), decode {}", p.sequence, p.tensor,
                                  input.decode == DecodeMode::tensor ? "tensor" : "sequence"));
   print_row("prompts", fmt::format("{}, the longest {} tokens", prompts, input.L));
@@ -50,25 +54,60 @@ void print_traffic(const TrafficPlan& plan) {
   print_bytes("decode, per token", plan.decode_per_token);
 }
 
+/// What the device that this process sees can give; 0 when the run's GPU is not here.
+int64_t available_here(Device device) {
+  if (device == Device::cpu) return available_memory();
+  return GpuRuntime::count() > 0 ? GpuRuntime::create(0)->free_bytes() : 0;
+}
+
+/// A model with random weights answers no prompts: what is planned is the sweep of `restkv bench`, point by point.
+void plan_sweep(const RunConfig& config, Checkpoint checkpoint, DecodeMode decode, Device device, int64_t available) {
+  std::vector<BenchLayout> sweep = make_sweep(config, /*world_size=*/0);
+  raise_positions(config, sweep, &checkpoint.config);
+  fmt::print("plan of the sweep of {}, {} ranks\n", config.file, name_of(device));
+  print_row("model", config.model.name());
+  print_row("available", available > 0 ? format_bytes(available) : "unknown");
+  fmt::print("bytes of the rank that needs most\n");
+  fmt::print("{:>7} {:<8} {:>7} {:>8} {:>5} {:>10} {:>10} {:>10} {:>11} {:>10} {:>10}\n", "layout", "policy", "kept",
+             "context", "batch", "weights", "cache", "layer K/V", "activations", "scratch", "sum");
+  for (const BenchLayout& layout : sweep)
+    for (const BenchGroup& group : layout.groups)
+      for (int64_t batch : group.batch) {
+        RunConfig point = point_config(config, layout, group);
+        check_layout(checkpoint.config, point, decode);
+        PlanInput input = point_input(checkpoint, point, group, batch, decode, device);
+        MemoryPlan plan = plan_memory(input);
+        std::string refusal = refusal_of(input, plan, device == Device::gpu ? 1 : input.ranks(), available);
+        fmt::print("{:>7} {:<8} {:>7} {:>8} {:>5} {:>10} {:>10} {:>10} {:>11} {:>10} {:>10}{}{}\n",
+                   fmt::format("{}x{}", layout.sequence, layout.tensor), group.cache.policy, input.kept(), input.L,
+                   batch, format_bytes(plan.weights + plan.output_factors), format_bytes(plan.cache),
+                   format_bytes(plan.layer_kv), format_bytes(plan.activations), format_bytes(plan.scratch),
+                   format_bytes(plan.total()), refusal.empty() ? "" : "  refused: ", refusal);
+      }
+}
+
 }  // namespace
 
 void plan_command(const std::string& config_path, const std::vector<std::string>& overrides) {
   RunConfig config = load_run_config(config_path, overrides);
   resolve_layout(config, std::max<int64_t>(config.world_size(), config.parallel.tensor));
   DecodeMode decode = resolve_decode(config.parallel.decode, /*one_host=*/true);
-  Checkpoint checkpoint = open_checkpoint(config.model.path);
+  Device device = planned_device(config);
+  int64_t available = memory_limit(config, available_here(device));
+  Checkpoint checkpoint = open_model(config);
+  if (config.model.weights == WeightChoice::random) return plan_sweep(config, checkpoint, decode, device, available);
   check_layout(checkpoint.config, config, decode);
   std::vector<Request> requests = prepare_requests(read_prompts(config), checkpoint, config);
   int64_t longest = 0;
   for (const Request& r : requests) longest = std::max(longest, static_cast<int64_t>(r.tokens.size()));
 
-  PlanInput input = make_plan_input(checkpoint, config, decode, longest);
+  PlanInput input = make_plan_input(checkpoint, config, decode, longest, device);
   MemoryPlan plan = plan_memory(input);
-  int64_t available = memory_limit(config, available_memory());
+  int sharing = device == Device::gpu ? 1 : input.ranks();
   print_head(input, requests.size());
-  print_memory(plan, input.ranks(), available);
+  print_memory(plan, sharing, available);
   print_traffic(plan_traffic(input));
-  require_fit(input, plan, input.ranks(), available);
+  require_fit(input, plan, sharing, available);
 }
 
 }  // namespace restkv

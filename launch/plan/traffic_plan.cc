@@ -9,14 +9,14 @@ namespace restkv {
 namespace {
 
 constexpr int64_t kF32 = 4;
-constexpr int64_t kSliceRows = 1024;  // model/prefill.cc
 
 /// Sent by all ranks of one tensor group for the sums of one layer, at L_lc positions.
 int64_t layer_sums(const PlanInput& input, int64_t L_lc) {
   int n = input.tensor_size();
   int64_t sent = 0;
-  for (int64_t first = 0; first < L_lc; first += kSliceRows) {
-    int64_t bytes = std::min(kSliceRows, L_lc - first) * input.model.hidden * kF32;
+  const DeviceSizes size = device_sizes(input.device);
+  for (int64_t first = 0; first < L_lc; first += size.slice_rows) {
+    int64_t bytes = std::min(size.slice_rows, L_lc - first) * input.model.hidden * size.activation;
     sent += 2 * n * collective::sent_by_all_reduce(n, bytes);  // output projection and MLP
   }
   return sent;
@@ -30,7 +30,7 @@ int64_t prefill_bytes(const PlanInput& input) {
   for (int s = 0; s < sequence; ++s) per_layer += layer_sums(input, partition.local_size(s));
   for (int t = 0; t < tensor; ++t) {
     int64_t kv = split_heads(m.Hq, m.Hkv, tensor, t).kv.size() * m.d;
-    per_layer += 2 * collective::sent_by_all_gather(sequence, input.L * kv * kF32);
+    per_layer += 2 * collective::sent_by_all_gather(sequence, input.L * kv * device_sizes(input.device).kv);
   }
   return m.layers * per_layer;
 }

@@ -99,8 +99,9 @@ std::string to_json_line(const Request& request, const Generation& generation, c
   j["layout"] = {{"sequence", layout.sequence},
                  {"tensor", layout.tensor},
                  {"decode", layout.decode},
-                 {"threads_per_rank", layout.threads}};
-  j["model"] = config.model.path;
+                 {"threads_per_rank", layout.threads},
+                 {"device", layout.device}};
+  j["model"] = config.model.name();
   j["config_hash"] = hex64(config_hash(config, HashScope::outcome));
   j["request_hash"] = hex64(request.hash);
   j["version"] = version();

@@ -29,6 +29,7 @@ RequestSummary summarize(Communicator& world, const Generation& generation, int6
 struct Layout {
   int64_t sequence = 1, tensor = 1, threads = 1;
   std::string decode;  ///< "sequence" or "tensor"
+  std::string device;  ///< "cpu" or "gpu"
 };
 
 /// One line, without its newline.

@@ -26,18 +26,18 @@ bool is_result(const std::string& text, nlohmann::json* out) {
 
 }  // namespace
 
-ResultFile::ResultFile(const std::string& path) : path_(path) {
+ResultFile::ResultFile(const std::string& path, const std::string& key) : path_(path), name_(key + " " + path) {
   std::filesystem::path folder = std::filesystem::path(path).parent_path();
   std::error_code error;
   if (!folder.empty()) std::filesystem::create_directories(folder, error);
-  if (error) fail_input("output.file {}: cannot create its folder: {}", path, error.message());
+  if (error) fail_input("{}: cannot create its folder: {}", name_, error.message());
   fd_ = ::open(path.c_str(), O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
-  if (fd_ < 0) fail_input("output.file {}: cannot open it for writing: {}", path, std::strerror(errno));
+  if (fd_ < 0) fail_input("{}: cannot open it for writing: {}", name_, std::strerror(errno));
   struct stat status {};
   regular_ = ::fstat(fd_, &status) == 0 && S_ISREG(status.st_mode);
   try {
     if (regular_ && ::flock(fd_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
-      fail_input("output.file {}: another run is writing to it; expected a file of this run alone", path);
+      fail_input("{}: another run is writing to it; expected a file of this run alone", name_);
     if (regular_) read_held();
   } catch (...) {
     ::close(fd_);
@@ -50,7 +50,7 @@ ResultFile::~ResultFile() { ::close(fd_); }
 void ResultFile::read_line(const std::string& line, int64_t number) {
   nlohmann::json object;
   if (!is_result(line, &object))
-    fail_input("output.file {}:{}: found a line that is no result of restkv; expected another file's name", path_,
+    fail_input("{}:{}: found a line that is no result of restkv; expected another file's name", name_,
                number);
   held_.emplace(object["config_hash"].get<std::string>(), object["request_hash"].get<std::string>());
 }
@@ -69,15 +69,15 @@ void ResultFile::read_held() {
   nlohmann::json object;
   if (is_result(line, &object)) {
     held_.emplace(object["config_hash"].get<std::string>(), object["request_hash"].get<std::string>());
-    if (::write(fd_, "\n", 1) != 1) fail_input("output.file {}: cannot write: {}", path_, std::strerror(errno));
+    if (::write(fd_, "\n", 1) != 1) fail_input("{}: cannot write: {}", name_, std::strerror(errno));
     return;
   }
   // What a crash leaves is the beginning of a result. Anything else is not ours to cut.
   if (line[0] != '{' && line[0] != '\0')
-    fail_input("output.file {}: its last line is no result of restkv; expected another file's name", path_);
+    fail_input("{}: its last line is no result of restkv; expected another file's name", name_);
   torn_bytes_ = static_cast<int64_t>(line.size());
   if (::ftruncate(fd_, whole) != 0)
-    fail_input("output.file {}: cannot cut off its torn last line: {}", path_, std::strerror(errno));
+    fail_input("{}: cannot cut off its torn last line: {}", name_, std::strerror(errno));
 }
 
 void ResultFile::append(const std::string& line) {
@@ -98,7 +98,7 @@ void ResultFile::append(const std::string& line) {
   std::string why = written < 0 || written == static_cast<ssize_t>(bytes.size())
                         ? std::strerror(error)
                         : fmt::format("only {} of {} bytes were written (disk full?)", written, bytes.size());
-  fail_input("output.file {}: cannot write a result of {} bytes: {}; {}", path_, bytes.size(), why,
+  fail_input("{}: cannot write a result of {} bytes: {}; {}", name_, bytes.size(), why,
              cut ? "the results before it are kept; make room and start the same command again"
                  : "its last line may be torn; the same command cuts it off when it is started again");
 }

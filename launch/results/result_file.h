@@ -13,7 +13,8 @@ class ResultFile {
   /// Opens (or creates, with its folders) `path` for appending and locks it for the life of this object. A torn last
   /// line, as a crash or a full disk may leave it, is cut off (a complete one that only lacks its newline is kept).
   /// Throws InputError when the file cannot be opened, another run writes to it, or it holds other lines than results.
-  explicit ResultFile(const std::string& path);
+  /// `key`: the configuration's key that names the file, for messages.
+  explicit ResultFile(const std::string& path, const std::string& key = "output.file");
   ~ResultFile();
   ResultFile(const ResultFile&) = delete;
   ResultFile& operator=(const ResultFile&) = delete;
@@ -36,6 +37,7 @@ class ResultFile {
   void read_line(const std::string& line, int64_t number);
 
   std::string path_;
+  std::string name_;  // "output.file results/run.jsonl", for messages
   int fd_ = -1;
   bool regular_ = false;  // a device or a pipe holds nothing to resume from, and cannot be cut
   int64_t torn_bytes_ = 0;

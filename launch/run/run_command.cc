@@ -1,57 +1,16 @@
 #include "launch/run/run_command.h"
 
-#include <fmt/format.h>
-
-#include <csignal>
-#include <cstdio>
-#include <exception>
-#include <new>
-
-#include "dist/comm/mpi_runtime.h"
+#include "launch/run/on_ranks.h"
 #include "launch/run/runner.h"
-#include "launch/run/together.h"
 
 namespace restkv {
-namespace {
 
-int print_error(const std::string& text, int exit_code) {
-  std::fflush(stdout);
-  fmt::print(stderr, "restkv: error: {}\n", text);
-  return exit_code;
-}
-
-/// An error that the other ranks do not know of: they wait for this one in a collective.
-int end_all(MpiRuntime& mpi, const std::string& text, int exit_code) {
-  if (mpi.size() == 1) return print_error(text, exit_code);
-  mpi.abort(text, exit_code);
-}
-
-int run_on_ranks(MpiRuntime& mpi, const std::string& config_path, const std::vector<std::string>& overrides) {
-  try {
+int run_command(const std::string& config_path, const std::vector<std::string>& overrides) {
+  return run_on_ranks([&](MpiRuntime& mpi) {
     Runner runner(mpi, config_path, overrides);
     runner.run();
     return 0;
-  } catch (const AgreedFailure& e) {
-    return e.speaks() ? print_error(e.what(), e.exit_code()) : e.exit_code();
-  } catch (const Error& e) {
-    return end_all(mpi, e.what(), e.exit_code());
-  } catch (const std::bad_alloc&) {
-    return end_all(mpi, "out of memory", 1);
-  } catch (const std::exception& e) {
-    return end_all(mpi, e.what(), 1);
-  }
-}
-
-}  // namespace
-
-int run_command(const std::string& config_path, const std::vector<std::string>& overrides) {
-  std::signal(SIGXFSZ, SIG_IGN);  // a file size limit is to look like a full disk, not end the process
-  try {
-    MpiRuntime mpi(nullptr, nullptr);
-    return run_on_ranks(mpi, config_path, overrides);
-  } catch (const Error& e) {
-    return print_error(e.what(), e.exit_code());
-  }
+  });
 }
 
 }  // namespace restkv

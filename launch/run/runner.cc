@@ -5,6 +5,8 @@
 #include <cstdio>
 
 #include "launch/config/config_hash.h"
+#include "launch/run/device.h"
+#include "launch/run/open_model.h"
 #include "launch/run/progress.h"
 #include "launch/run/threads.h"
 #include "launch/run/together.h"
@@ -48,7 +50,7 @@ void Runner::agree_on_config(Communicator& world, const std::string& path, const
 
 void Runner::open_inputs() {
   run_together(grid_->world(), [&] {
-    checkpoint_ = open_checkpoint(config_.model.path);
+    checkpoint_ = open_model_for_text(config_);
     check_layout(checkpoint_.config, config_, decode_);
   });
 }
@@ -82,28 +84,21 @@ void Runner::share_request_sizes() {
 }
 
 void Runner::start_context() {
-  ThreadShare share = share_threads(grid_->world());
-  if (share.wasteful && config_.parallel.threads == 0 && mpi_.local_rank() == 0)
-    log_.warn(
-        "the launcher bound the {} ranks of this host to {} cores in all; mpirun --bind-to none lets them use more",
-        share.host_ranks, share.host_cores);
-  Context::Options options;
-  options.threads = static_cast<int>(config_.parallel.threads > 0 ? config_.parallel.threads : share.threads);
-  ctx_ = std::make_unique<Context>(options);
+  ctx_ = make_context(mpi_, grid_->world(), config_, log_);
   layout_ = {config_.parallel.sequence, config_.parallel.tensor, ctx_->threads(),
-             decode_ == DecodeMode::tensor ? "tensor" : "sequence"};
+             decode_ == DecodeMode::tensor ? "tensor" : "sequence", std::string(name_of(ctx_->device()))};
 }
 
 void Runner::check_memory() {
   run_together(grid_->world(), [&] {
-    PlanInput input = make_plan_input(checkpoint_, config_, decode_, longest_);
+    PlanInput input = make_plan_input(checkpoint_, config_, decode_, longest_, ctx_->device());
     MemoryPlan plan = plan_memory(input);
-    int64_t available = memory_limit(config_, available_memory());
+    int64_t available = memory_limit(config_, available_on(*ctx_));
     log_.info("{} x {} ranks (sequence x tensor), {} threads each; {} request{}, longest prompt {} tokens",
               config_.parallel.sequence, config_.parallel.tensor, ctx_->threads(), pending_, pending_ == 1 ? "" : "s",
               longest_);
-    log_.info("memory plan: {}", describe(plan, mpi_.local_size(), available));
-    require_fit(input, plan, mpi_.local_size(), available);
+    log_.info("memory plan: {}", describe(plan, ranks_sharing(*ctx_, mpi_), available));
+    require_fit(input, plan, ranks_sharing(*ctx_, mpi_), available);
   });
 }
 

@@ -30,6 +30,18 @@ void run_together(Communicator& world, const std::function<void()>& body) {
   throw AgreedFailure(text, static_cast<int>(first % 256), first / 256 == world.rank());
 }
 
+std::string agree_on_text(Communicator& world, const std::string& text) {
+  int64_t first = text.empty() ? world.size() : world.rank();
+  world.all_reduce(&first, 1, DType::i64, ReduceOp::min);
+  if (first == world.size()) return "";
+  auto length = static_cast<int64_t>(text.size());
+  world.broadcast(&length, 1, DType::i64, static_cast<int>(first));
+  std::string agreed = text;
+  agreed.resize(static_cast<size_t>(length));
+  world.broadcast(agreed.data(), length, DType::u8, static_cast<int>(first));
+  return agreed;
+}
+
 void require_equal(Communicator& world, uint64_t value, const std::string& text_when_not) {
   std::array<uint64_t, 2> ends = {value, ~value};
   world.all_reduce(std::span<uint64_t>(ends), ReduceOp::max);

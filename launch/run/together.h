@@ -25,6 +25,9 @@ class AgreedFailure : public Error {
 /// communicate. Collective.
 void run_together(Communicator& world, const std::function<void()>& body);
 
+/// The text of the lowest rank whose text is not empty, on every rank; empty when there is none. Collective.
+std::string agree_on_text(Communicator& world, const std::string& text);
+
 /// Throws (on all ranks, by way of run_together) InputError unless `value` is the same on every rank.
 void require_equal(Communicator& world, uint64_t value, const std::string& text_when_not);
 

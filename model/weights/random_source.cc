@@ -55,25 +55,30 @@ std::vector<WeightInfo> RandomSource::list() const {
 
 std::string RandomSource::describe() const { return fmt::format("random weights (seed {})", seed_); }
 
-void RandomSource::read(const std::string& name, Range rows, Range cols, DType dtype, void* dst) const {
+RandomElements RandomSource::elements(const std::string& name, Range rows, Range cols) const {
   const WeightInfo& tensor = info(name);
-  RESTKV_CHECK(dtype == DType::f32 || dtype == DType::bf16, "random weights as {}", name_of(dtype));
-  bool is_vector = tensor.shape.size() == 1;
   int64_t width = tensor.shape.back();
+  RandomElements e;
+  e.key = mix64(seed_ ^ hash_name(name));
+  e.width = width;
+  e.rows = rows;
+  e.cols = cols;
   // Uniform with standard deviation gain / sqrt(inputs), a common initialisation. Norm weights stay near one.
-  float half_width = static_cast<float>(std::sqrt(3.0) * gain_ / std::sqrt(static_cast<double>(width)));
-  uint64_t key = mix64(seed_ ^ hash_name(name));
-  int64_t at = 0;
-  for (int64_t r = rows.begin; r < rows.end; ++r)
-    for (int64_t c = cols.begin; c < cols.end; ++c, ++at) {
-      float u = static_cast<float>(unit_interval(mix64(key + static_cast<uint64_t>(r * width + c))) * 2.0 - 1.0);
-      // Rounded to bf16 first, so that both dtypes hold the same value.
-      bf16 value = to_bf16(is_vector ? 1.0f + 0.1f * u : half_width * u);
-      if (dtype == DType::f32)
-        static_cast<float*>(dst)[at] = to_float(value);
-      else
-        static_cast<bf16*>(dst)[at] = value;
-    }
+  bool is_vector = tensor.shape.size() == 1;
+  e.center = is_vector ? 1.0f : 0.0f;
+  e.half_width =
+      is_vector ? 0.1f : static_cast<float>(std::sqrt(3.0) * gain_ / std::sqrt(static_cast<double>(width)));
+  return e;
+}
+
+void RandomSource::read(const std::string& name, Range rows, Range cols, DType dtype, void* dst) const {
+  RESTKV_CHECK(dtype == DType::f32 || dtype == DType::bf16, "random weights as {}", name_of(dtype));
+  random_rows(elements(name, rows, cols), dtype, dst);
+}
+
+bool RandomSource::fill(Context& ctx, const std::string& name, Range rows, Range cols, const Tensor& out) const {
+  random_fill(ctx, elements(name, rows, cols), out);
+  return true;
 }
 
 }  // namespace restkv

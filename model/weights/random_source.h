@@ -5,6 +5,7 @@
 #include <map>
 
 #include "model/config.h"
+#include "model/weights/random_fill.h"
 #include "model/weights/weight_source.h"
 
 namespace restkv {
@@ -19,9 +20,11 @@ class RandomSource : public WeightSource {
   std::vector<WeightInfo> list() const override;
   std::string describe() const override;
   void read(const std::string& name, Range rows, Range cols, DType dtype, void* dst) const override;
+  bool fill(Context& ctx, const std::string& name, Range rows, Range cols, const Tensor& out) const override;
 
  private:
   void add(const std::string& name, Shape shape);
+  RandomElements elements(const std::string& name, Range rows, Range cols) const;
 
   uint64_t seed_;
   double gain_;

@@ -1,0 +1,18 @@
+// What this machine can do, measured in the run whose numbers are held against it.
+#pragma once
+
+#include "dist/base/context.h"
+#include "dist/comm/communicator.h"
+
+namespace restkv {
+
+/// Over all ranks together: ranks of one host share its memory bus, so all measure at once and the rates are added.
+struct Ceilings {
+  double gemm_flops = 0.0;  ///< FLOP/s of a large product: float32 by OpenBLAS on CPUs, bf16 by cuBLASLt on GPUs
+  double copy_bytes = 0.0;  ///< bytes/s of a copy that no cache holds, read and written counted
+};
+
+/// Takes about a second on a CPU, less on a GPU, and gives its memory back. Collective.
+Ceilings measure_ceilings(Context& ctx, Communicator& world);
+
+}  // namespace restkv

@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+"""Draws what `restkv bench` measured: latency, throughput and memory over context length and over ranks.
+
+  plot.py RESULTS.jsonl [RESULTS.jsonl ...] [--out FOLDER]
+
+Every file holds the JSON lines of one or several runs; of points measured twice the last one counts, refused and failed
+ones are left out. Written: FOLDER/context.png, and FOLDER/ranks.png when there are points of several numbers of ranks.
+Needs matplotlib.
+"""
+
+import argparse
+import json
+import os
+import sys
+
+GIB = 1024.0 ** 3
+
+# name in the title, unit on the axis, value of a point
+PANELS = (
+    ("prefill", "s", lambda p: p["prefill"]["s"]),
+    ("decode step", "ms", lambda p: p["decode"]["ms"]),
+    ("prefill throughput", "tokens/s", lambda p: p["prefill"]["tokens_per_s"]),
+    ("decode throughput", "tokens/s", lambda p: p["decode"]["tokens_per_s"]),
+    ("peak memory of a rank", "GiB", lambda p: max(p["peak_bytes"]) / GIB),
+    ("K/V cache after prefill, a prompt", "GiB", lambda p: p["cache_bytes"] / GIB),
+)
+
+
+def fail(text):
+    print(f"plot.py: error: {text}", file=sys.stderr)
+    sys.exit(2)
+
+
+def budget_name(point):
+    budget = point.get("budget")
+    if budget is None:
+        return ""
+    return f" {budget:.0%}" if isinstance(budget, float) and budget <= 1 else f" {budget}"
+
+
+def layout_name(point):
+    return f"{point['layout']['sequence']}x{point['layout']['tensor']}"
+
+
+def read_points(path):
+    """The measured points of one file: {(what was measured): point}."""
+    points = {}
+    try:
+        with open(path, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    fail(f"{path}:{number}: found no JSON object, expected the lines that restkv bench writes")
+                if not isinstance(entry, dict) or "kind" not in entry:
+                    fail(f"{path}:{number}: found no line of restkv bench (they have a member \"kind\")")
+                if entry["kind"] != "point" or entry["status"] != "ok":
+                    continue
+                entry["file"] = os.path.splitext(os.path.basename(path))[0]
+                key = (entry["model"], entry["layers"], entry["policy"], budget_name(entry), entry["batch"],
+                       layout_name(entry), entry["context"], entry["layout"]["device"])
+                points[key] = entry
+    except OSError as error:
+        fail(f"{path}: {error.strerror}")
+    return points
+
+
+def label_parts(point):
+    return {
+        "file": point["file"],
+        "model": point["model"],
+        "policy": point["policy"] + budget_name(point),
+        "batch": f"batch {point['batch']}",
+        "layout": layout_name(point),
+        "context": f"{point['context']} tokens",
+    }
+
+
+def series(points, axis, leave_out):
+    """Lines of the plot: {label: [(x, point), ...]}. A label names only what differs between the points."""
+    parts = [label_parts(p) for p in points]
+    names = [n for n in ("file", "model", "policy", "batch", "layout", "context")
+             if n not in leave_out and len({p[n] for p in parts}) > 1]
+    lines = {}
+    for point, part in zip(points, parts):
+        label = ", ".join(part[n] for n in names) or part["policy"]
+        lines.setdefault(label, []).append((point[axis], point))
+    return {label: sorted(line, key=lambda xy: xy[0]) for label, line in lines.items()}
+
+
+def draw(plt, lines, axis_name, path):
+    figure, axes = plt.subplots(3, 2, figsize=(13, 14))
+    for panel, (title, unit, value) in zip(axes.flat, PANELS):
+        for i, (label, line) in enumerate(sorted(lines.items())):
+            panel.plot([x for x, _ in line], [value(p) for _, p in line], marker="o", markersize=4,
+                       linestyle=("-", "--", ":", "-.")[i // 10 % 4], label=label)
+        panel.set_title(title)
+        panel.set_xlabel(axis_name)
+        panel.set_ylabel(unit)
+        ticks = sorted({x for line in lines.values() for x, _ in line})
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(ticks, [f"{t // 1024}K" if t >= 1024 and t % 1024 == 0 else str(t) for t in ticks])
+        panel.minorticks_off()
+        panel.set_yscale("log")
+        panel.grid(True, which="both", alpha=0.3)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=min(4, len(labels)), fontsize=8)
+    figure.tight_layout(rect=(0, 0.03 + 0.015 * ((len(labels) + 3) // 4), 1, 1))
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    print(path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Draw the measurements of restkv bench.")
+    parser.add_argument("results", nargs="+", help="files of JSON lines")
+    parser.add_argument("--out", default=".", help="folder of the PNG files (default: this one)")
+    arguments = parser.parse_args()
+    points = [p for path in arguments.results for p in read_points(path).values()]
+    if not points:
+        fail("the files hold no measured point (status \"ok\")")
+    try:
+        import matplotlib
+    except ImportError:
+        fail("matplotlib is not installed (Debian: python3-matplotlib)")
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    os.makedirs(arguments.out, exist_ok=True)
+    draw(plt, series(points, "context", {"context"}), "context, tokens", os.path.join(arguments.out, "context.png"))
+    if len({p["ranks"] for p in points}) > 1:
+        draw(plt, series(points, "ranks", {"layout"}), "ranks", os.path.join(arguments.out, "ranks.png"))
+
+
+if __name__ == "__main__":
+    main()
