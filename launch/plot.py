@@ -77,15 +77,27 @@ def label_parts(point):
 
 
 def series(points, axis, leave_out):
-    """Lines of the plot: {label: [(x, point), ...]}. A label names only what differs between the points."""
+    """Lines of the plot: {label: [(x, point), ...]}. A label names only what differs between the points. Of several
+    points at one x (layouts of as many ranks) the one with the shortest prefill counts."""
     parts = [label_parts(p) for p in points]
     names = [n for n in ("file", "model", "policy", "batch", "layout", "context")
              if n not in leave_out and len({p[n] for p in parts}) > 1]
     lines = {}
     for point, part in zip(points, parts):
-        label = ", ".join(part[n] for n in names) or part["policy"]
-        lines.setdefault(label, []).append((point[axis], point))
-    return {label: sorted(line, key=lambda xy: xy[0]) for label, line in lines.items()}
+        line = lines.setdefault(", ".join(part[n] for n in names) or part["policy"], {})
+        best = line.get(point[axis])
+        if best is None or point["prefill"]["s"] < best["prefill"]["s"]:
+            line[point[axis]] = point
+    return {label: sorted(line.items(), key=lambda xy: xy[0]) for label, line in lines.items()}
+
+
+def over_ranks(points):
+    """A run has one number of ranks, so a line over ranks goes through several files, unless these compare such lines."""
+    ranks_of = {}
+    for point in points:
+        ranks_of.setdefault(point["file"], set()).add(point["ranks"])
+    joined = all(len(ranks) == 1 for ranks in ranks_of.values())
+    return series(points, "ranks", {"layout", "file"} if joined else {"layout"})
 
 
 def draw(plt, lines, axis_name, path):
@@ -129,7 +141,7 @@ def main():
     os.makedirs(arguments.out, exist_ok=True)
     draw(plt, series(points, "context", {"context"}), "context, tokens", os.path.join(arguments.out, "context.png"))
     if len({p["ranks"] for p in points}) > 1:
-        draw(plt, series(points, "ranks", {"layout"}), "ranks", os.path.join(arguments.out, "ranks.png"))
+        draw(plt, over_ranks(points), "ranks", os.path.join(arguments.out, "ranks.png"))
 
 
 if __name__ == "__main__":

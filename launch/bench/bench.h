@@ -48,7 +48,7 @@ class Bench {
   std::vector<BenchLayout> sweep_;
   Checkpoint checkpoint_;
   std::unique_ptr<Context> ctx_;
-  int64_t available_ = 0;            // bytes, before any weight is loaded
+  int64_t available_ = 0;  // bytes, before any weight is loaded
   BenchSetting setting_;
   std::optional<ResultFile> results_;  // rank 0 only
   std::vector<BenchPoint> points_;

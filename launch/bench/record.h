@@ -17,11 +17,11 @@ struct BenchSetting {
   ModelConfig model;
   Layout layout;
   Ceilings ceilings;
-  double load_s = 0.0;         ///< seconds until the weights of this layout were there
-  int64_t weight_bytes = 0;    ///< over all ranks
-  double step_weights = 0.0;   ///< bytes of the weights that one decode step reads, once over all ranks
-  std::string device_name;     ///< "NVIDIA H200 (...)"
-  std::string device_versions; ///< of CUDA, its driver and libraries; empty on CPUs
+  double load_s = 0.0;          ///< seconds until the weights of this layout were there
+  int64_t weight_bytes = 0;     ///< over all ranks
+  double step_weights = 0.0;    ///< bytes of the weights that one decode step reads, once over all ranks
+  std::string device_name;      ///< "NVIDIA H200 (...)"
+  std::string device_versions;  ///< of CUDA, its driver and libraries; empty on CPUs
 };
 
 /// A point's outcome. status: "ok"; "refused" for one that cannot run, with the reason; "failed" for an error.

@@ -11,9 +11,9 @@ namespace restkv {
 
 /// Points that share their prefills: they differ in the batch alone.
 struct BenchGroup {
-  CacheConfig cache;            ///< with the group's policy and budget
-  int64_t context = 0;          ///< prompt tokens
-  std::vector<int64_t> batch;   ///< ascending, distinct
+  CacheConfig cache;           ///< with the group's policy and budget
+  int64_t context = 0;         ///< prompt tokens
+  std::vector<int64_t> batch;  ///< ascending, distinct
 };
 
 /// Groups that share their weights.

@@ -67,7 +67,8 @@ KeySpec texts_key(std::string name, Affects affects, std::string doc, Field fiel
 template <class Field>
 KeySpec integers_key(std::string name, std::string unit, Affects affects, std::string doc, int64_t low, int64_t high,
                      Field field) {
-  KeySpec key = make_key(std::move(name), "integer or list of integers", std::move(unit), affects, std::move(doc), field);
+  KeySpec key =
+      make_key(std::move(name), "integer or list of integers", std::move(unit), affects, std::move(doc), field);
   key.set = [=](RunConfig& c, const Value& v) { field(c) = read_integers(v, low, high); };
   return key;
 }

@@ -209,8 +209,8 @@ std::string last_part(const std::string& name) { return name.substr(name.rfind('
 const std::vector<KeySpec>& run_keys() {
   static const std::vector<KeySpec> keys = [] {
     std::vector<KeySpec> all;
-    for (auto section : {model_keys(), parallel_keys(), cache_keys(), prompt_keys(), generate_keys(), output_keys(),
-                         bench_keys()})
+    for (auto section :
+         {model_keys(), parallel_keys(), cache_keys(), prompt_keys(), generate_keys(), output_keys(), bench_keys()})
       for (KeySpec& key : section) all.push_back(std::move(key));
     return all;
   }();

@@ -67,7 +67,8 @@ int64_t decision_scratch(const PlanInput& input, const Shard& held, int64_t L_lc
 int64_t eviction_scratch_bytes(const PlanInput& input, const ShardPlan& shard, int64_t L_lc) {
   int64_t decision = input.evicts() ? decision_scratch(input, shard.resident, L_lc) * kF32 : 0;
   // Packed, received and merged rows.
-  int64_t moving = reshards(input) ? 3 * decode_rows(input, shard) * 2 * input.model.d * device_sizes(input.device).kv : 0;
+  int64_t moving =
+      reshards(input) ? 3 * decode_rows(input, shard) * 2 * input.model.d * device_sizes(input.device).kv : 0;
   return std::max(decision, moving);
 }
 
@@ -83,8 +84,8 @@ int64_t eviction_sent_bytes(const PlanInput& input) {
     sent += bytes.sequence + bytes.tensor;
     if (!input.window_queries || sequence_rank > 0) continue;
     // The window's queries, once per sequence group: together its ranks hold them all.
-    sent += collective::sent_by_all_gather(input.sequence_size(), cache.window * heads.Hq_lc() * heads.d *
-                                                                           device_sizes(input.device).activation);
+    sent += collective::sent_by_all_gather(
+        input.sequence_size(), cache.window * heads.Hq_lc() * heads.d * device_sizes(input.device).activation);
   }
   return sent;
 }

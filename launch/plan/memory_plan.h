@@ -15,10 +15,10 @@ namespace restkv {
 
 /// What the plans' formulas take from the device.
 struct DeviceSizes {
-  int64_t activation = 4;                ///< bytes of an element of x, q and the MLP's activations
-  int64_t kv = 4;                        ///< of K and V, one layer's and the cache's
-  std::optional<DType> matrices;         ///< how matrices are held; none: as the configuration says
-  int64_t slice_rows = 1024;             ///< rows whose MLP activations exist at once (model/prefill.cc)
+  int64_t activation = 4;         ///< bytes of an element of x, q and the MLP's activations
+  int64_t kv = 4;                 ///< of K and V, one layer's and the cache's
+  std::optional<DType> matrices;  ///< how matrices are held; none: as the configuration says
+  int64_t slice_rows = 1024;      ///< rows whose MLP activations exist at once (model/prefill.cc)
 };
 DeviceSizes device_sizes(Device device);
 
@@ -28,9 +28,9 @@ struct PlanInput {
   const WeightSource* weights = nullptr;
   RunConfig config;  ///< its layout resolved
   DecodeMode decode = DecodeMode::tensor;
-  int64_t L = 0;                ///< tokens of the longest prompt
-  int64_t new_tokens = 0;       ///< rows that decoding adds to the cache
-  int64_t batch = 1;            ///< prompts of L tokens that are decoded together
+  int64_t L = 0;           ///< tokens of the longest prompt
+  int64_t new_tokens = 0;  ///< rows that decoding adds to the cache
+  int64_t batch = 1;       ///< prompts of L tokens that are decoded together
   Device device = Device::cpu;
   bool output_factors = false;  ///< whether the policy needs R_h
   bool window_queries = false;  ///< whether the policy reads the window's queries

@@ -27,6 +27,7 @@ void print_head(const PlanInput& input, size_t prompts) {
   print_row("ranks", fmt::format("{} x {} (sequence x tensor), decode {}", p.sequence, p.tensor,
                                  input.decode == DecodeMode::tensor ? "tensor" : "sequence"));
   print_row("prompts", fmt::format("{}, the longest {} tokens", prompts, input.L));
+  if (input.batch > 1) print_row("batch", fmt::format("{} prompts decoded together", input.batch));
   print_row("kept per head and layer",
             fmt::format("{} tokens ({})", input.kept(),
                         input.evicts() ? "policy " + input.config.cache.policy : "no eviction"));
@@ -102,6 +103,7 @@ void plan_command(const std::string& config_path, const std::vector<std::string>
   for (const Request& r : requests) longest = std::max(longest, static_cast<int64_t>(r.tokens.size()));
 
   PlanInput input = make_plan_input(checkpoint, config, decode, longest, device);
+  input.batch = std::min(config.generate.batch, static_cast<int64_t>(requests.size()));
   MemoryPlan plan = plan_memory(input);
   int sharing = device == Device::gpu ? 1 : input.ranks();
   print_head(input, requests.size());

@@ -50,8 +50,7 @@ ResultFile::~ResultFile() { ::close(fd_); }
 void ResultFile::read_line(const std::string& line, int64_t number) {
   nlohmann::json object;
   if (!is_result(line, &object))
-    fail_input("{}:{}: found a line that is no result of restkv; expected another file's name", name_,
-               number);
+    fail_input("{}:{}: found a line that is no result of restkv; expected another file's name", name_, number);
   held_.emplace(object["config_hash"].get<std::string>(), object["request_hash"].get<std::string>());
 }
 

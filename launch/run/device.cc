@@ -22,7 +22,8 @@ Device resolve_device(const RunConfig& config, int ranks) {
   if (device == Device::cpu) return device;
   if (GpuRuntime::count() == 0)
     fail_input(
-        "{}: parallel.device is gpu, but this process sees no GPU (or this build has no CUDA); expected parallel.device: "
+        "{}: parallel.device is gpu, but this process sees no GPU (or this build has no CUDA); expected "
+        "parallel.device: "
         "cpu, or a build with CUDA on a host with a GPU",
         config.file);
   if (ranks > 1)
@@ -50,9 +51,7 @@ std::unique_ptr<Context> make_context(const MpiRuntime& mpi, Communicator& world
   return ctx;
 }
 
-int64_t available_on(const Context& ctx) {
-  return ctx.gpu() != nullptr ? ctx.gpu()->free_bytes() : available_memory();
-}
+int64_t available_on(const Context& ctx) { return ctx.gpu() != nullptr ? ctx.gpu()->free_bytes() : available_memory(); }
 
 int ranks_sharing(const Context& ctx, const MpiRuntime& mpi) { return ctx.gpu() != nullptr ? 1 : mpi.local_size(); }
 

@@ -92,6 +92,7 @@ void Runner::start_context() {
 void Runner::check_memory() {
   run_together(grid_->world(), [&] {
     PlanInput input = make_plan_input(checkpoint_, config_, decode_, longest_, ctx_->device());
+    input.batch = std::min(config_.generate.batch, pending_);
     MemoryPlan plan = plan_memory(input);
     int64_t available = memory_limit(config_, available_on(*ctx_));
     log_.info("{} x {} ranks (sequence x tensor), {} threads each; {} request{}, longest prompt {} tokens",

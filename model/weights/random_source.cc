@@ -66,8 +66,7 @@ RandomElements RandomSource::elements(const std::string& name, Range rows, Range
   // Uniform with standard deviation gain / sqrt(inputs), a common initialisation. Norm weights stay near one.
   bool is_vector = tensor.shape.size() == 1;
   e.center = is_vector ? 1.0f : 0.0f;
-  e.half_width =
-      is_vector ? 0.1f : static_cast<float>(std::sqrt(3.0) * gain_ / std::sqrt(static_cast<double>(width)));
+  e.half_width = is_vector ? 0.1f : static_cast<float>(std::sqrt(3.0) * gain_ / std::sqrt(static_cast<double>(width)));
   return e;
 }
 

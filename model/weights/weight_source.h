@@ -33,8 +33,8 @@ class WeightSource {
   /// bf16). Touches only the pages of that slice. Throws InputError for an encoding it cannot read.
   virtual void read(const std::string& name, Range rows, Range cols, DType dtype, void* dst) const = 0;
 
-  /// The same slice straight into `out` [rows, cols] (f32 or bf16) on the context's device, in stream order, for sources
-  /// that need no file. False, and nothing done, when this source cannot; then read() and copy.
+  /// The same slice straight into `out` [rows, cols] (f32 or bf16) on the context's device, in stream order, for
+  /// sources that need no file. False, and nothing done, when this source cannot; then read() and copy.
   virtual bool fill(Context& ctx, const std::string& name, Range rows, Range cols, const Tensor& out) const {
     (void)ctx, (void)name, (void)rows, (void)cols, (void)out;
     return false;

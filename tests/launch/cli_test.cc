@@ -31,13 +31,14 @@ TEST(CommandLine, Version) {
 TEST(CommandLine, HelpNamesTheSubcommands) {
   Outcome outcome = testing::restkv(0, "--help");
   EXPECT_EQ(outcome.exit_code, 0);
-  for (const char* name : {"run", "plan", "inspect", "--version"}) EXPECT_HAS(outcome.out, name);
+  for (const char* name : {"run", "plan", "bench", "inspect", "--version"}) EXPECT_HAS(outcome.out, name);
 }
 
 TEST(CommandLine, Mistakes) {
   expect_refused(testing::restkv(0, ""), "A subcommand is required");
   expect_refused(testing::restkv(0, "dance"), "dance");
   expect_refused(testing::restkv(0, "run"), "CONFIG is required");
+  expect_refused(testing::restkv(0, "bench"), "CONFIG is required");
   expect_refused(testing::restkv(0, "plan a.yaml --fast"), "--fast");
   expect_refused(testing::restkv(0, "plan a.yaml b.yaml"), "b.yaml");
 }

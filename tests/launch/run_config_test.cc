@@ -88,6 +88,57 @@ output: {file: "out-{config}.jsonl", resume: false, stream: false, progress: fal
   EXPECT_FALSE(c.output.resume || c.output.stream || c.output.progress);
 }
 
+TEST(Config, RandomWeightsAndTheSweep) {
+  RunConfig c = load(R"(
+model: {weights: random, preset: llama-3.1-8b, layers: 4, seed: 9, gain: 2.5}
+parallel: {device: gpu}
+bench: {context: [4096, 8192], policies: full, budgets: [512, 10%, 0.2], batch: 8, layouts: [1x1, 2x1], seed: 4,
+        new_tokens: 16, warmup: 0, repeats: 5, prompt: random, file: "b-{config}.jsonl"}
+)");
+  EXPECT_EQ(c.model.weights, WeightChoice::random);
+  EXPECT_EQ(c.model.name(), "random:llama-3.1-8b");
+  EXPECT_EQ(c.model.layers, 4);
+  EXPECT_EQ(c.model.seed, 9u);
+  EXPECT_EQ(c.model.gain, 2.5);
+  EXPECT_EQ(c.parallel.device, DeviceChoice::gpu);
+  EXPECT_EQ(c.bench.context, (std::vector<int64_t>{4096, 8192}));
+  EXPECT_EQ(c.bench.policies, std::vector<std::string>{"full"});
+  ASSERT_EQ(c.bench.budgets.size(), 3u);
+  EXPECT_EQ(c.bench.budgets[0].tokens, 512);
+  EXPECT_DOUBLE_EQ(c.bench.budgets[1].fraction, 0.1);
+  EXPECT_DOUBLE_EQ(c.bench.budgets[2].fraction, 0.2);
+  EXPECT_EQ(c.bench.batch, std::vector<int64_t>{8});
+  EXPECT_EQ(c.bench.layouts, (std::vector<std::string>{"1x1", "2x1"}));
+  EXPECT_EQ(c.bench.seed, 4u);
+  EXPECT_EQ(c.bench.new_tokens, 16);
+  EXPECT_EQ(c.bench.warmup, 0);
+  EXPECT_EQ(c.bench.repeats, 5);
+  EXPECT_EQ(c.bench.file, "b-run.jsonl");
+  // A bench of a model from files needs no prompt either.
+  TempDir dir;
+  std::string path = dir.write("run.yaml", "model: {path: m}\n");
+  EXPECT_NO_THROW(load_run_config(path, {}, ConfigUse::bench));
+  EXPECT_THROW(load_run_config(path, {}), InputError);
+}
+
+TEST(Config, WeightsThatContradictTheModel) {
+  EXPECT_EQ(error_of(kSmall, {"model.weights=random"}),
+            "run.yaml: model.path is given, but model.weights is random; expected one of them");
+  EXPECT_EQ(error_of("model: {weights: random}\n"),
+            "run.yaml: model.preset is missing: random weights need the shape of a model, for example llama-3.1-8b");
+  EXPECT_EQ(error_of(kSmall, {"model.preset=llama-3.1-8b"}),
+            "run.yaml: model.preset needs random weights, but model.weights is file; expected model.weights: random");
+  EXPECT_EQ(error_of(kSmall, {"model.layers=2"}),
+            "run.yaml: model.layers needs random weights, but model.weights is file; expected model.weights: random");
+  EXPECT_EQ(error_of("model: {weights: random, preset: tiny, gain: 0}\n"),
+            "run.yaml: model.gain: found 0, expected a number above 0 and at most 100");
+  EXPECT_EQ(error_of("bench: {context: []}\n"),
+            "run.yaml:1: bench.context: found a list, expected an integer, or a list of integers");
+  EXPECT_EQ(error_of("bench: {context: [5, x]}\n"),
+            "run.yaml:1: bench.context: found \"x\" (text), expected an integer of at least 1");
+  EXPECT_EQ(error_of("bench: {budgets: {a: 1}}\n").substr(0, 40), "run.yaml:1: unknown key \"bench.budgets.a");
+}
+
 TEST(Config, UnknownKeyNamesFileLineAndNearestKey) {
   EXPECT_EQ(error_of("model:\n  path: m\ncache:\n  windw: 8\n"),
             "run.yaml:4: unknown key \"cache.windw\"; the nearest known key is \"cache.window\" (configs/README.md "
@@ -236,12 +287,13 @@ TEST(ConfigHash, DependsOnValuesNotOnSpelling) {
   uint64_t base = hash(kSmall);
   EXPECT_EQ(base, hash("prompt: {text: \"Hello\"}\n\n# a comment\nmodel: {path: m.gguf}\n"));
   EXPECT_EQ(base, hash(kSmall, {"cache.window=32", "cache.alpha=0.30"}));
-  EXPECT_EQ(base, hash(kSmall, {"output.stream=false", "parallel.timeout_s=5", "prompt.text=other"}));
+  EXPECT_EQ(base,
+            hash(kSmall, {"output.stream=false", "parallel.timeout_s=5", "prompt.text=other", "bench.context=5"}));
   std::set<uint64_t> all = {base};
-  std::vector<std::string> changes = {"model.path=n",        "model.dtype=f32",   "parallel.sequence=2",
-                                      "cache.budget=0.5",    "cache.budget=512",  "cache.policy=full",
-                                      "cache.alpha=0.31",    "generate.seed=1",   "generate.stop=a",
-                                      "generate.stop=[a,b]", "parallel.threads=1"};
+  std::vector<std::string> changes = {"model.path=n",        "model.dtype=f32",    "parallel.sequence=2",
+                                      "cache.budget=0.5",    "cache.budget=512",   "cache.policy=full",
+                                      "cache.alpha=0.31",    "generate.seed=1",    "generate.stop=a",
+                                      "generate.stop=[a,b]", "parallel.threads=1", "parallel.device=cpu"};
   for (const std::string& change : changes) all.insert(hash(kSmall, {change}));
   EXPECT_EQ(all.size(), changes.size() + 1);
 }

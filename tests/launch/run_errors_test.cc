@@ -76,6 +76,9 @@ TEST_F(RunErrors, RunThatDoesNotFit) {
   refuse(config_ + " --set parallel.memory_gib=0.001", {"does not fit into memory", "What would fit"});
 }
 
+// On a machine with a GPU its two ranks are too many, elsewhere there is none.
+TEST_F(RunErrors, RanksOnGpus) { refuse(config_ + " --set parallel.device=gpu", {"run.yaml: parallel.device is gpu"}); }
+
 TEST_F(RunErrors, DiskFull) {
   refuse(config_ + " --set output.file=/dev/full --set generate.max_new_tokens=2",
          {"output.file /dev/full: cannot write a result", "No space left on device"});

@@ -83,9 +83,12 @@ class Process {
 
 inline Outcome run_command_line(const std::string& command) { return Process(command).wait(); }
 
-/// `arguments` of restkv, on `ranks` ranks; 0: without mpirun.
+/// `arguments` of restkv, on `ranks` ranks; 0: without mpirun. Runs on the CPU, whatever the machine has, unless the
+/// arguments speak of a device.
 inline std::string restkv_command(int ranks, const std::string& arguments) {
   std::string program = std::string("'") + RESTKV_PROGRAM + "' " + arguments;
+  bool configured = arguments.find(".yaml") != std::string::npos;
+  if (configured && arguments.find("parallel.device") == std::string::npos) program += " --set parallel.device=cpu";
   if (ranks == 0) return "exec " + program;
   return std::string("exec ") + RESTKV_MPIRUN + " -np " + std::to_string(ranks) + " " + program;
 }

@@ -42,6 +42,15 @@ TEST(Together, OneMessageFromTheLowestRankThatFailed) {
     }
 }
 
+TEST(Together, TheLowestTextIsEverybodys) {
+  World w;
+  int n = w.world->size(), me = w.world->rank();
+  EXPECT_EQ(agree_on_text(*w.world, ""), "");
+  for (int first = 0; first < n; ++first)
+    EXPECT_EQ(agree_on_text(*w.world, me >= first ? fmt::format("rank {} cannot", me) : ""),
+              fmt::format("rank {} cannot", first));
+}
+
 TEST(Together, ExitCodeIsTheSpeakersOwn) {
   World w;
   int last = w.world->size() - 1;

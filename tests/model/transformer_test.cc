@@ -120,6 +120,35 @@ TEST(Transformer, ReportCountsWhatIsKept) {
   EXPECT_EQ(whole.report.kept_counts[2][1], 700);
 }
 
+// One transformer that changes its policy keeps what one made with that policy keeps, and R_h is held only for it.
+TEST(Transformer, SetCacheIsAsGoodAsAnother) {
+  ModelConfig config = tiny_config(12, 4);
+  ProcessGrid alone(make_self_communicator(), 1, 1);
+  Context ctx({Device::cpu, 1});
+  RandomSource source(config, 17, 3.0);
+  auto prompt = random_prompt(600, config.vocab);
+  CacheConfig full, restkv = restkv_cache(100, Granularity::kv_head);
+  full.policy = "full";
+  Transformer model(ctx, alone, config, source, full, {});
+  int64_t without = ctx.memory().current();
+  EXPECT_EQ(model.prefill(prompt).report.cache_bytes, model.prefill(prompt).report.full_cache_bytes);
+  for (int64_t budget : {100, 200}) {
+    restkv.budget.tokens = budget;
+    model.set_cache(restkv);
+    Outcome want = run(alone, config, restkv, DecodeMode::tensor, prompt, 4);
+    Sequence sequence = model.prefill(prompt, {4, {}, {}, {}});
+    EXPECT_EQ(sequence.report.kept_hash, want.report.kept_hash);
+    EXPECT_EQ(sequence.report.budget, budget);
+    EXPECT_EQ(testing::continue_greedily(model, sequence, 4), want.text);
+  }
+  EXPECT_GT(ctx.memory().current(), without);
+  model.set_cache(full);
+  EXPECT_FALSE(model.prefill(prompt).report.evicted);
+  EXPECT_EQ(ctx.memory().current(), without);
+  full.policy = "no such policy";
+  EXPECT_THROW(model.set_cache(full), InputError);
+}
+
 TEST(Transformer, DecodeEqualsPrefill) {
   ModelConfig config = tiny_config(12, 4);
   CacheConfig cache;

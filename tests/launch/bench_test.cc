@@ -1,0 +1,204 @@
+// restkv bench as a user starts it: its lines, its table, and what it does with points that cannot run.
+#include <gtest/gtest.h>
+
+#include "tests/launch/subprocess.h"
+#include "tests/launch/tiny_model.h"
+
+namespace restkv {
+namespace {
+
+using testing::count_of;
+using testing::Outcome;
+using testing::TempDir;
+
+#define EXPECT_HAS(text, part) EXPECT_NE((text).find(part), std::string::npos) << text
+
+constexpr const char* kTiny =
+    "model: {weights: random, preset: tiny}\ncache: {window: 8}\n"
+    "bench: {context: 300, policies: restkv, budgets: 32, new_tokens: 3, warmup: 0, repeats: 1}\n";
+
+class BenchRun : public ::testing::Test {
+ protected:
+  Outcome bench(int ranks, const std::string& sets, const std::string& yaml = kTiny) {
+    std::string path = dir_.write("b.yaml", yaml);
+    return testing::restkv(ranks, "bench " + path + " --set bench.file=" + file() + sets);
+  }
+  std::string file() const { return dir_.path("b.jsonl"); }
+  TempDir dir_;
+};
+
+TEST_F(BenchRun, WritesTheEnvironmentAndEveryPoint) {
+  Outcome outcome = bench(1,
+                          " --set 'bench.context=[300, 600]' --set 'bench.policies=[full, snapkv, restkv]' --set "
+                          "'bench.budgets=[32, 10%]' --set 'bench.batch=[2, 1]' --set bench.repeats=3 --set "
+                          "parallel.threads=1");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  auto lines = testing::read_results(file());
+  ASSERT_EQ(lines.size(), 1u + (1 + 2 + 2) * 2 * 2);
+  const auto& e = lines[0];
+  EXPECT_EQ(e["kind"], "environment");
+  EXPECT_EQ(e["version"], RESTKV_VERSION);
+  EXPECT_EQ(e["device"], "cpu");
+  EXPECT_FALSE(e["device_name"].get<std::string>().empty());
+  EXPECT_GT(e["ceilings"]["gemm_tflops"].get<double>(), 1e-4);
+  EXPECT_GT(e["ceilings"]["copy_tbs"].get<double>(), 1e-4);
+  EXPECT_EQ(e["config"]["bench.batch"], (std::vector<int>{2, 1}));
+  EXPECT_EQ(e["libraries"]["cuda"], nullptr);
+
+  const auto& p = lines[1 + 4 + 2];  // after full: snapkv 32 at 300 tokens, then at 600
+  EXPECT_EQ(p["kind"], "point");
+  EXPECT_EQ(p["status"], "ok");
+  EXPECT_EQ(p["policy"], "snapkv");
+  EXPECT_EQ(p["budget"], 32);
+  EXPECT_EQ(p["context"], 600);
+  EXPECT_EQ(p["batch"], 1);
+  EXPECT_EQ(p["ranks"], 1);
+  EXPECT_EQ(p["model"], "random:tiny");
+  EXPECT_EQ(p["prefill"]["all_s"].size(), 3u);
+  std::vector<double> seconds = p["prefill"]["all_s"];
+  std::sort(seconds.begin(), seconds.end());
+  EXPECT_EQ(p["prefill"]["s"], seconds[1]);
+  EXPECT_EQ(p["prefill"]["flops"]["head"], 2.0 * 256 * 1024);
+  double phases = 0.0;
+  for (const auto& phase : p["prefill"]["phases"]) phases += phase["s"].get<double>();
+  EXPECT_GT(phases, 0.3 * p["prefill"]["s"].get<double>());
+  EXPECT_LE(phases, 1.01 * p["prefill"]["s"].get<double>());
+  EXPECT_EQ(p["decode"]["steps"], 3);
+  EXPECT_GE(p["decode"]["p95_ms"].get<double>(), p["decode"]["ms"].get<double>());
+  EXPECT_FALSE(p["decode"]["phases"].empty());
+  // K and V, layers, heads, head size, float; kept rows, and 1.5 new ones on average.
+  EXPECT_EQ(p["decode"]["kv_bytes"], 2 * 2 * 2 * 32 * 4 * 33.5);
+  // All but the embedding table, in bf16; the norms in f32.
+  EXPECT_EQ(p["decode"]["weight_bytes"], 2.0 * (2 * (256 * 640 + 3 * 256 * 512) + 1024 * 256) + 4 * 256 * 5);
+  EXPECT_EQ(p["kept_counts"], nlohmann::json::parse("[[32,32],[32,32]]"));
+  EXPECT_EQ(p["cache_bytes"], 2 * 2 * 2 * 32 * 4 * 32);
+  EXPECT_EQ(p["layout"]["decode"], "tensor");
+  auto peak = p["peak_bytes"][0].get<double>();
+  EXPECT_NEAR(p["planned_bytes"].get<double>(), peak, 0.15 * peak);
+
+  const auto& batch = lines[1 + 4 + 3];
+  EXPECT_EQ(batch["batch"], 2);
+  EXPECT_EQ(batch["prefill"]["s"], p["prefill"]["s"]);
+  // The first sequence goes on from where the batch of one left it.
+  EXPECT_EQ(batch["decode"]["kv_bytes"], 2 * 2 * 2 * 32 * 4 * (36.5 + 33.5));
+  EXPECT_EQ(batch["config_hash"], p["config_hash"]);
+  EXPECT_NE(batch["request_hash"], p["request_hash"]);
+  EXPECT_EQ(lines.back()["budget"], 0.1);
+  EXPECT_NE(lines.back()["config_hash"], p["config_hash"]);
+
+  EXPECT_EQ(count_of(outcome.out, "\n"), 2 + 20);
+  for (const char* part : {"random:tiny on ", "prefill s", "snapkv", "0.1"}) EXPECT_HAS(outcome.out, part);
+  EXPECT_EQ(count_of(outcome.err, " of weights on 1 rank"), 1) << outcome.err;  // loaded once
+  EXPECT_EQ(count_of(outcome.err, "policy snapkv cannot pool"), 1) << outcome.err;
+}
+
+TEST_F(BenchRun, LayoutsOnTwoRanksKeepTheSameTokens) {
+  Outcome outcome = bench(2, " --set 'bench.layouts=[2x1, 1x2]' --set 'bench.batch=[1, 2]'");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  auto lines = testing::read_results(file());
+  ASSERT_EQ(lines.size(), 5u);
+  EXPECT_EQ(lines[0]["ranks"], 2);
+  for (size_t i = 1; i < 5; ++i) {
+    EXPECT_EQ(lines[i]["status"], "ok");
+    EXPECT_EQ(lines[i]["ranks"], 2);
+    EXPECT_EQ(lines[i]["peak_bytes"].size(), 2u);
+    EXPECT_GT(lines[i]["decode"]["sent_bytes_per_step"].get<int64_t>(), 0);
+    // Weights once, whichever way they are cut.
+    EXPECT_EQ(lines[i]["decode"]["weight_bytes"].get<double>(),
+              lines[1]["decode"]["weight_bytes"].get<double>() + (i > 2 ? 4 * 256 * 5 : 0));  // norms on both
+    EXPECT_EQ(lines[i]["kept_counts"], lines[1]["kept_counts"]);
+  }
+  EXPECT_EQ(lines[1]["layout"]["sequence"], 2);
+  EXPECT_EQ(lines[3]["layout"]["tensor"], 2);
+  EXPECT_EQ(count_of(outcome.err, " of weights on 2 ranks"), 2) << outcome.err;  // once per layout
+}
+
+TEST_F(BenchRun, APointThatDoesNotFitIsRecordedAndTheSweepGoesOn) {
+  Outcome outcome = bench(2, " --set 'bench.context=[300, 6000]' --set parallel.memory_gib=0.02");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  auto lines = testing::read_results(file());
+  ASSERT_EQ(lines.size(), 3u);
+  EXPECT_EQ(lines[1]["status"], "ok");
+  EXPECT_EQ(lines[2]["status"], "refused");
+  EXPECT_HAS(lines[2]["reason"].get<std::string>(), "A prompt of 6000 tokens needs ");
+  EXPECT_HAS(lines[2]["reason"].get<std::string>(), "a prompt of at most ");
+  EXPECT_FALSE(lines[2].contains("prefill"));
+  EXPECT_HAS(outcome.out, "refused: A prompt of 6000 tokens needs ");
+  outcome = bench(1, " --set bench.context=6000 --set parallel.memory_gib=0.002");
+  EXPECT_EQ(outcome.exit_code, 2) << outcome.err;  // nothing could be measured
+}
+
+// 2^46 tokens need more than a process can address, and memory_gib makes the plan believe in them.
+TEST_F(BenchRun, APointThatFailsKeepsTheOthers) {
+  Outcome outcome = bench(1,
+                          " --set 'bench.context=[300, 70368744177664, 200]' --set bench.policies=full --set "
+                          "'bench.batch=[1, 2]' --set parallel.memory_gib=1000000000");
+  EXPECT_EQ(outcome.exit_code, 1) << outcome.err;
+  auto lines = testing::read_results(file());
+  ASSERT_EQ(lines.size(), 7u);
+  const char* status[] = {"ok", "ok", "failed", "failed", "ok", "ok"};
+  for (size_t i = 0; i < 6; ++i) EXPECT_EQ(lines[i + 1]["status"], status[i]) << i;
+  EXPECT_HAS(lines[3]["reason"].get<std::string>(), "out of memory");
+}
+
+TEST_F(BenchRun, RunsAreAppended) {
+  EXPECT_EQ(bench(1, "").exit_code, 0);
+  EXPECT_EQ(bench(1, " --set bench.seed=1").exit_code, 0);
+  auto lines = testing::read_results(file());
+  ASSERT_EQ(lines.size(), 4u);
+  EXPECT_EQ(lines[0]["config_hash"].get<std::string>().size(), 16u);
+  EXPECT_EQ(lines[1]["config_hash"], lines[3]["config_hash"]);
+  EXPECT_NE(lines[1]["request_hash"], lines[3]["request_hash"]);
+  EXPECT_NE(lines[1]["kept_hash"], lines[3]["kept_hash"]);
+}
+
+TEST_F(BenchRun, AModelFromFilesNeedsNoPrompt) {
+  testing::TinyModel model;
+  std::string yaml = std::string(kTiny).replace(0, std::string("model: {weights: random, preset: tiny}").size(),
+                                                "model: {path: " + model.path() + "}");
+  Outcome outcome = bench(1, " --set 'bench.context=[300, 4094]'", yaml);
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  auto lines = testing::read_results(file());
+  EXPECT_EQ(lines[1]["status"], "ok");
+  EXPECT_EQ(lines[2]["reason"], "4094 tokens and 3 decode steps exceed the model's 4096 positions");
+}
+
+TEST_F(BenchRun, Mistakes) {
+  auto refused = [&](int ranks, const std::string& sets, const std::string& why) {
+    Outcome outcome = bench(ranks, sets);
+    EXPECT_EQ(outcome.exit_code, 2) << outcome.err;
+    EXPECT_EQ(count_of(outcome.err, "restkv: error: "), 1) << outcome.err;
+    EXPECT_HAS(outcome.err, why);
+  };
+  refused(2, " --set bench.layouts=1x1",
+          "b.yaml: bench.layouts: 1x1 is 1 ranks, but the run has 2; expected mpirun -np 1");
+  refused(1, " --set model.preset=gemma-7b", "which the engine does not run; presets that run: tiny, ");
+  refused(1, " --set model.preset=", "b.yaml: model.preset is missing");
+  refused(1, " --set model.path=m.gguf", "b.yaml: model.path is given, but model.weights is random");
+  refused(1, " --set bench.file=/dev/full", "bench.file /dev/full: cannot write a result");
+}
+
+TEST_F(BenchRun, RandomWeightsAnswerNothing) {
+  std::string path = dir_.write("b.yaml", kTiny);
+  Outcome outcome = testing::restkv(2, "run " + path);
+  EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_EQ(count_of(outcome.err, "restkv: error: "), 1) << outcome.err;
+  EXPECT_HAS(outcome.err,
+             "model.weights is random: such a model has no tokenizer and cannot answer prompts; expected "
+             "restkv bench CONFIG");
+  // Its plan is that of the sweep.
+  outcome = testing::restkv(0, "plan " + path + " --set 'bench.batch=[1, 64]' --set parallel.memory_gib=0.008");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  for (const char* part : {"plan of the sweep", "random:tiny", "1x1 restkv", "refused: A batch of 64 prompts"})
+    EXPECT_HAS(outcome.out, part);
+}
+
+TEST_F(BenchRun, ShippedSweep) {
+  Outcome outcome =
+      testing::restkv(1, std::string("bench " RESTKV_CONFIGS "/bench_cpu.yaml --set bench.file=") + file());
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_EQ(testing::read_results(file()).size(), 21u);
+}
+
+}  // namespace
+}  // namespace restkv
