@@ -14,7 +14,7 @@ using testing::TempDir;
 #define EXPECT_HAS(text, part) EXPECT_NE((text).find(part), std::string::npos) << text
 
 constexpr const char* kTiny =
-    "model: {weights: random, preset: tiny}\ncache: {window: 8}\n"
+    "model: {weights: random, preset: tiny}\ncache: {window: 8}\nparallel: {threads: 1}\n"
     "bench: {context: 300, policies: restkv, budgets: 32, new_tokens: 3, warmup: 0, repeats: 1}\n";
 
 class BenchRun : public ::testing::Test {
@@ -30,8 +30,7 @@ class BenchRun : public ::testing::Test {
 TEST_F(BenchRun, WritesTheEnvironmentAndEveryPoint) {
   Outcome outcome = bench(1,
                           " --set 'bench.context=[300, 600]' --set 'bench.policies=[full, snapkv, restkv]' --set "
-                          "'bench.budgets=[32, 10%]' --set 'bench.batch=[2, 1]' --set bench.repeats=3 --set "
-                          "parallel.threads=1");
+                          "'bench.budgets=[32, 10%]' --set 'bench.batch=[2, 1]' --set bench.repeats=3");
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   auto lines = testing::read_results(file());
   ASSERT_EQ(lines.size(), 1u + (1 + 2 + 2) * 2 * 2);

@@ -191,7 +191,8 @@ class Interrupted {
  public:
   Interrupted(const TinyModel& model, int ranks, const std::string& config)
       : model_(model),
-        process_(fmt::format("exec {} -np {} sh -c 'echo $$ > {}/pid.$OMPI_COMM_WORLD_RANK; exec {} run {}'",
+        process_(fmt::format("exec {} -np {} sh -c 'echo $$ > {}/pid.$OMPI_COMM_WORLD_RANK; exec {} run {} --set "
+                             "parallel.device=cpu'",
                              RESTKV_MPIRUN, ranks, model.dir().path(), RESTKV_PROGRAM, config)) {}
 
   template <class Ready>
