@@ -12,6 +12,10 @@ inline constexpr double kScoresF32 = 1e-4;
 /// The same where single rows give one position all but 1e-5 of the attention: in float32 the rest 1 - a is then known
 /// to a percent or so.
 inline constexpr double kScoresNearOneF32 = 5e-2;
+/// The same with bf16 keys and values.
+inline constexpr double kScoresBf16 = 1e-3;
+/// Window logits, attention weights and outputs of a GPU against the CPU, relative to the largest of their row.
+inline constexpr double kStatisticsGpu = 1e-5;
 /// One op in float32 against double precision, relative to the largest magnitude of the result.
 inline constexpr double kOpF32 = 2e-6;
 /// One op with bf16 operands against f32, norm of the difference over norm of the result.

@@ -16,5 +16,9 @@ namespace cpu {  // group_mean_cpu.cc
 void group_mean(Context& ctx, const std::vector<std::vector<const float*>>& members, int64_t count, int64_t stride,
                 float* out);
 }
+namespace gpu {  // group_mean_gpu.cu
+void group_mean(Context& ctx, const std::vector<std::vector<const float*>>& members, int64_t count, int64_t stride,
+                float* out);
+}
 
 }  // namespace restkv

@@ -39,4 +39,16 @@ void reconstruction_before(Context& ctx, const HeadLayout& heads, const LocalSha
                            const BeforeOptions& options, float* s);
 }  // namespace cpu
 
+namespace gpu {  // reconstruction_gpu.cu, reconstruction_plain_gpu.cu
+void reconstruction_after(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* a,
+                          const float* o, const MatrixView& v, const float* r, double tau, float* s);
+void reconstruction_before(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* logits,
+                           const float* softmax, const float* o, const MatrixView& v, const float* r,
+                           const BeforeOptions& options, float* s);
+/// Mode `after` without tensor cores, for any head size, for f32 and without factors: reconstruction_after() calls it
+/// where it has to.
+void plain_reconstruction_after(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* a,
+                                const float* o, const MatrixView& v, const float* r, double tau, float* s);
+}  // namespace gpu
+
 }  // namespace restkv

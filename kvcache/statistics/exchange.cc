@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "kvcache/device_dispatch.h"
-
 namespace restkv {
 
 std::vector<int64_t> block_slots(const SequencePartition& partition) {
@@ -29,22 +27,28 @@ Tensor gather_blocks(Context& ctx, Communicator& sequence, const SequencePartiti
   return all;
 }
 
+void copy_rows(Context& ctx, const float* from, int64_t from_stride, float* to, int64_t to_stride, int64_t rows,
+               int64_t count) {
+  if (ctx.device() == Device::gpu) return gpu::copy_rows(ctx, from, from_stride, to, to_stride, rows, count);
+  ctx.parallel_for(rows, [&](int64_t row) { std::copy_n(from + row * from_stride, count, to + row * to_stride); });
+}
+
 Tensor gather_past(Context& ctx, Communicator& sequence, const SequencePartition& partition, const LocalShard& shard,
                    const float* local, int64_t rows) {
-  need_cpu(ctx, "gather_past");
   const int64_t P = shard.P;
   Tensor all = ctx.empty(DType::f32, {rows, P});
   float* out = all.data<float>();
   if (sequence.size() == 1) {
-    ctx.parallel_for(rows, [&](int64_t row) { std::copy_n(local + row * shard.stride, P, out + row * P); });
+    copy_rows(ctx, local, shard.stride, out, P, rows, P);
     return all;
   }
   const int64_t mine = shard.past_count();
   Tensor packed = ctx.empty(DType::f32, {rows, mine});
-  ctx.parallel_for(rows, [&](int64_t row) {
-    float* to = packed.data<float>() + row * mine;
-    for (const Segment& s : shard.past) to = std::copy_n(local + row * shard.stride + s.local, s.count, to);
-  });
+  int64_t at = 0;
+  for (const Segment& s : shard.past) {
+    copy_rows(ctx, local + s.local, shard.stride, packed.data<float>() + at, mine, rows, s.count);
+    at += s.count;
+  }
   std::vector<int64_t> counts, displacements;
   int64_t next = 0;
   for (int rank = 0; rank < partition.ranks(); ++rank) {
@@ -56,14 +60,11 @@ Tensor gather_past(Context& ctx, Communicator& sequence, const SequencePartition
   sequence.all_gather_v(packed.raw(), received.raw(), counts, displacements, DType::f32);
   for (int rank = 0; rank < partition.ranks(); ++rank) {
     const LocalShard other = make_local_shard(partition, rank, shard.W);
-    const int64_t width = other.past_count();
-    ctx.parallel_for(rows, [&](int64_t row) {
-      const float* from = received.data<float>() + displacements[rank] + row * width;
-      for (const Segment& s : other.past) {
-        std::copy_n(from, s.count, out + row * P + s.global);
-        from += s.count;
-      }
-    });
+    const float* from = received.data<float>() + displacements[rank];
+    for (const Segment& s : other.past) {
+      copy_rows(ctx, from, other.past_count(), out + s.global, P, rows, s.count);
+      from += s.count;
+    }
   }
   return all;
 }

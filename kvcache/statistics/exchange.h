@@ -24,4 +24,13 @@ Tensor gather_blocks(Context& ctx, Communicator& sequence, const SequencePartiti
 Tensor gather_past(Context& ctx, Communicator& sequence, const SequencePartition& partition, const LocalShard& shard,
                    const float* local, int64_t rows);
 
+/// to[r * to_stride + i] = from[r * from_stride + i] for r < rows and i < count: what packing and unpacking consist of.
+void copy_rows(Context& ctx, const float* from, int64_t from_stride, float* to, int64_t to_stride, int64_t rows,
+               int64_t count);
+
+namespace gpu {  // exchange_gpu.cu
+void copy_rows(Context& ctx, const float* from, int64_t from_stride, float* to, int64_t to_stride, int64_t rows,
+               int64_t count);
+}
+
 }  // namespace restkv

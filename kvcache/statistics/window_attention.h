@@ -23,5 +23,9 @@ namespace cpu {  // window_attention_cpu.cc
 void window_attention(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* logits,
                       const float* softmax, RowReduction reduction, double alpha, float* a);
 }
+namespace gpu {  // window_attention_gpu.cu
+void window_attention(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* logits,
+                      const float* softmax, RowReduction reduction, double alpha, float* a);
+}
 
 }  // namespace restkv

@@ -26,4 +26,13 @@ void window_logits(Context& ctx, const HeadLayout& heads, const LocalShard& shar
 void fold_softmax(Context& ctx, const float* gathered, const std::vector<int64_t>& slot, int64_t rows, float* softmax);
 }  // namespace cpu
 
+namespace gpu {  // window_logits_gpu.cu, window_logits_plain_gpu.cu
+void window_logits(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const MatrixView& q_window,
+                   const MatrixView& k, float* logits, float* partials);
+/// The same without tensor cores, for any head size and for f32: window_logits() calls it where it has to.
+void plain_window_logits(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const MatrixView& q_window,
+                         const MatrixView& k, float* logits, float* partials);
+void fold_softmax(Context& ctx, const float* gathered, const std::vector<int64_t>& slot, int64_t rows, float* softmax);
+}  // namespace gpu
+
 }  // namespace restkv

@@ -30,4 +30,13 @@ void fold_outputs(Context& ctx, const float* gathered, const std::vector<int64_t
                   float* output);
 }  // namespace cpu
 
+namespace gpu {  // window_output_gpu.cu
+void past_output_partials(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* a,
+                          const MatrixView& v, float* partials);
+void window_output_partials(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* logits,
+                            const float* softmax, const MatrixView& v, float* partials);
+void fold_outputs(Context& ctx, const float* gathered, const std::vector<int64_t>& slot, int64_t rows, int64_t d,
+                  float* output);
+}  // namespace gpu
+
 }  // namespace restkv

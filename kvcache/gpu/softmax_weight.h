@@ -1,0 +1,35 @@
+// Attention weights from stored logits, and their reduction over the window rows: the GPU form of
+// cpu/softmax_lanes.h and cpu/row_reduction.h.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "kvcache/scores/reconstruction.h"
+#include "kvcache/statistics/window_attention.h"
+
+namespace restkv::gpu {
+
+/// exp(logit - max) / sum with row = (max, 1 / sum). Zero for masked logits, and for a row with nothing to attend.
+__device__ inline float softmax_weight(float logit, float2 row) {
+  return row.y > 0.0f ? expf(logit - row.x) * row.y : 0.0f;
+}
+
+/// a / (1 - a), large but finite where one position takes all attention.
+__device__ inline float odds(float a) { return a / fmaxf(1.0f - a, kSmallestRest); }
+
+/// Rows are fed in order.
+class RowReducer {
+ public:
+  RowReducer(RowReduction kind, double alpha, int64_t rows)
+      : newer_(kind == RowReduction::ema ? static_cast<float>(alpha) : 1.0f),
+        older_(kind == RowReduction::ema ? static_cast<float>(1.0 - alpha) : 1.0f),
+        divisor_(kind == RowReduction::mean ? static_cast<float>(rows) : 1.0f) {}
+
+  __device__ float add(float state, float x, int w) const { return w == 0 ? x : fmaf(x, newer_, state * older_); }
+  __device__ float finish(float state) const { return state / divisor_; }
+
+ private:
+  float newer_, older_, divisor_;
+};
+
+}  // namespace restkv::gpu

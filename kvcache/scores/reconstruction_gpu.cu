@@ -1,0 +1,298 @@
+// Mode `after` with output factors on tensor cores: norms of R_h (o_h - v_i) for all local positions.
+//
+// The difference e = o - v is taken in f32 and rounded to f16, as is R_h, after both were scaled by powers of two; the
+// products are summed in f32. Rounding e and not v keeps the error at 2^-12 of each factor (measured: about 5e-5 of the
+// norm) even where v is close to o, which is where the weight is large. f16 and not bf16: eight times the precision at
+// the same speed. Norms that leave the range of f16 on either side are computed again in f32.
+//
+// A warp takes 16 kTiles positions and keeps their values in registers, in the order in which the tensor cores want
+// them: the sum over d is a sum over pairs, and pairs may stand in any order if both factors use the same. One thread's
+// four neighbouring elements stand for columns 2t, 2t+1, 2t+8 and 2t+9 of a 16-wide tile.
+#include <cuda_fp16.h>
+
+#include "dist/base/gpu_handles.h"
+#include "dist/base/gpu_math.h"
+#include "kvcache/gpu/layout.h"
+#include "kvcache/gpu/softmax_weight.h"
+#include "kvcache/gpu/tensor_core.h"
+#include "kvcache/scores/reconstruction.h"
+
+namespace restkv::gpu {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr float kScaleE = 64.0f;        // elements of e up to 1023 and down to 1e-6 are normal numbers of f16
+constexpr int kFactorExponent = 10;     // the largest element of a scaled R_h lies in [512, 1024)
+constexpr float kSmallestNorm = 16.0f;  // squared and scaled: below it the smallest f16 numbers would show
+
+template <int kD>
+struct Shape {
+  static constexpr int kTiles = kD == 64 ? 4 : kD == 128 ? 2 : 1;  // of 16 positions per warp
+  static constexpr int kSteps = kD / 16;                           // of 16 columns
+  // R_h is upper triangular: its rows 16 p to 16 p + 15 need the columns from 16 p on.
+  static constexpr int kCells = kSteps * (kSteps + 1) / 2;
+  static constexpr int kFactorBytes = kCells * 512;
+  static constexpr int kHeadBytes = kFactorBytes + kD * 4;
+  static constexpr int kMostHeads = (110 * 1024) / kHeadBytes;  // two blocks per multiprocessor
+};
+
+struct Arguments {
+  HeadMap heads;
+  int64_t L_lc, stride, v_ld;
+  const float* a;
+  const float* o;
+  const __nv_bfloat16* v;
+  const float* r;
+  const uint4* factors;  // [Hq_lc][cells][32 lanes], see pack_factors_kernel
+  const float* scales;   // [Hq_lc]: of a norm, over that of the scaled factors
+  float tau;
+  float* s;
+  int heads_per_block, chunks;
+};
+
+__device__ inline uint32_t pack_half(float low, float high) {
+  const __half2 pair = __floats2half2_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
+// R_h in f16 in the order in which a warp multiplies it: cell (p, step) holds for lane 4 g + t the elements
+// 16 step + 4 t + {0, 1, 2, 3} of the rows 16 p + g and 16 p + 8 + g. One block per head; `r` of it stays in registers.
+template <int kD>
+__global__ void __launch_bounds__(1024) pack_factors_kernel(const float* r, uint2* factors, float* scales) {
+  constexpr int kVectors = kD * kD / 4, kPerThread = kVectors / 1024, kSteps = kD / 16;
+  __shared__ float high[32];
+  const int h = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const float4* from = reinterpret_cast<const float4*>(r + static_cast<int64_t>(h) * kD * kD);
+  float4 x[kPerThread];
+  float max = 0.0f;
+#pragma unroll
+  for (int i = 0; i < kPerThread; ++i) {
+    x[i] = from[i * 1024 + threadIdx.x];
+    max = fmaxf(fmaxf(max, fmaxf(fabsf(x[i].x), fabsf(x[i].y))), fmaxf(fabsf(x[i].z), fabsf(x[i].w)));
+  }
+  max = warp_max(max);
+  if (lane == 0) high[warp] = max;
+  __syncthreads();
+  max = warp_max(high[lane]);
+  int exponent = 0;
+  if (max > 0.0f && max < INFINITY) frexpf(max, &exponent);
+  exponent = min(max > 0.0f ? exponent : 0, 100);
+  exponent = exponent < -100 ? -100 : exponent;
+  const float scale = ldexpf(1.0f, kFactorExponent - exponent);
+  if (threadIdx.x == 0) scales[h] = ldexpf(1.0f, exponent - kFactorExponent) / kScaleE;
+  uint2* to = factors + static_cast<int64_t>(h) * Shape<kD>::kCells * 64;
+#pragma unroll
+  for (int i = 0; i < kPerThread; ++i) {
+    const int at = i * 1024 + threadIdx.x, row = at / (kD / 4), column = at % (kD / 4) * 4;
+    const int p = row / 16, step = column / 16, target = row % 8 * 4 + column % 16 / 4;
+    if (step < p) continue;
+    const int cell = p * kSteps - p * (p - 1) / 2 + step - p;
+    to[(cell * 32 + target) * 2 + row % 16 / 8] =
+        make_uint2(pack_half(x[i].x * scale, x[i].y * scale), pack_half(x[i].z * scale, x[i].w * scale));
+  }
+}
+
+// ||R_h (o - v)||^2 by one warp in f32, for one position.
+__device__ inline float exact_squared_norm(const float* r, const float* o, const __nv_bfloat16* v, int d) {
+  float sum = 0.0f;
+#pragma unroll 1
+  for (int j = threadIdx.x % 32; j < d; j += 32) {
+    float y = 0.0f;
+#pragma unroll 1
+    for (int k = j; k < d; ++k) y = fmaf(r[static_cast<int64_t>(j) * d + k], o[k] - __bfloat162float(v[k]), y);
+    sum = fmaf(y, y, sum);
+  }
+  return warp_sum(sum);
+}
+
+// The values of a warp's positions: [tile][row half][column step], four neighbouring elements each.
+template <int kD>
+struct Values {
+  uint2 x[Shape<kD>::kTiles][2][Shape<kD>::kSteps];
+
+  __device__ void load(const Arguments& p, int g, int64_t first) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int m = 0; m < Shape<kD>::kTiles; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int64_t row = min(first + m * 16 + half * 8 + lane / 4, p.L_lc - 1);
+        const __nv_bfloat16* from = p.v + row * p.v_ld + g * kD + lane % 4 * 4;
+#pragma unroll
+        for (int step = 0; step < Shape<kD>::kSteps; ++step)
+          x[m][half][step] = __ldg(reinterpret_cast<const uint2*>(from + step * 16));
+      }
+  }
+};
+
+// Two scaled elements of e in f16. A bf16 is the upper half of an f32.
+__device__ inline uint32_t difference(uint32_t values, float o0, float o1) {
+  return pack_half(fmaf(__uint_as_float(values << 16), -kScaleE, o0),
+                   fmaf(__uint_as_float(values & 0xffff0000u), -kScaleE, o1));
+}
+
+// Scaled squared norms of a warp's positions for one head: sum[m][half] over this thread's columns.
+template <int kD>
+__device__ void squared_norms(const Arguments& p, Values<kD>& values, const float* o, const uint4* factors,
+                              bool last_head, int g, int64_t next, float (&sum)[Shape<kD>::kTiles][2]) {
+  using S = Shape<kD>;
+  const int lane = threadIdx.x % 32;
+  uint32_t e[S::kTiles][S::kSteps][4];
+#pragma unroll
+  for (int step = 0; step < S::kSteps; ++step) {
+    const float4 x = *reinterpret_cast<const float4*>(o + step * 16 + lane % 4 * 4);
+#pragma unroll
+    for (int m = 0; m < S::kTiles; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        e[m][step][half] = difference(values.x[m][half][step].x, x.x, x.y);
+        e[m][step][half + 2] = difference(values.x[m][half][step].y, x.z, x.w);
+      }
+  }
+  // The values have served: those of the next tile arrive while the tensor cores work.
+  if (last_head) values.load(p, g, next);
+#pragma unroll
+  for (int m = 0; m < S::kTiles; ++m) sum[m][0] = sum[m][1] = 0.0f;
+  const uint4* cell = factors + lane;
+#pragma unroll
+  for (int row = 0; row < S::kSteps; ++row) {
+    float y[S::kTiles][2][4] = {};
+#pragma unroll
+    for (int step = row; step < S::kSteps; ++step, cell += 32) {
+      const uint4 b = *cell;
+#pragma unroll
+      for (int m = 0; m < S::kTiles; ++m) {
+        multiply_f16(y[m][0], e[m][step], b.x, b.y);
+        multiply_f16(y[m][1], e[m][step], b.z, b.w);
+      }
+    }
+#pragma unroll
+    for (int m = 0; m < S::kTiles; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int n = 0; n < 2; ++n) {
+          sum[m][half] = fmaf(y[m][n][2 * half], y[m][n][2 * half], sum[m][half]);
+          sum[m][half] = fmaf(y[m][n][2 * half + 1], y[m][n][2 * half + 1], sum[m][half]);
+        }
+  }
+}
+
+// Adds the four threads' parts and writes one score per lane.
+template <int kD>
+__device__ void finish(const Arguments& p, int g, int h, int64_t first, const float (&sum)[Shape<kD>::kTiles][2]) {
+  constexpr int kSets = 2 * Shape<kD>::kTiles;
+  const int lane = threadIdx.x % 32, t = lane % 4;
+#pragma unroll
+  for (int base = 0; base < kSets; base += 4) {
+    float mine = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 4 && base + i < kSets; ++i) {
+      float x = sum[(base + i) / 2][(base + i) % 2];
+      x += __shfl_xor_sync(0xffffffffu, x, 1);
+      x += __shfl_xor_sync(0xffffffffu, x, 2);
+      if (t == i) mine = x;
+    }
+    const int64_t i = first + (base + t) * 8 + lane / 4;
+    const bool valid = base + t < kSets && i < p.L_lc;
+    const float weight = valid ? odds(p.a[h * p.stride + i]) : 0.0f;
+    float norm = sqrtf(mine) * p.scales[h];
+    unsigned outside = __ballot_sync(0xffffffffu, valid && !(mine >= kSmallestNorm && mine < INFINITY));
+    for (; outside != 0; outside &= outside - 1) {
+      const int source = __ffs(outside) - 1;
+      const int64_t at = __shfl_sync(0xffffffffu, i, source);
+      const float exact =
+          exact_squared_norm(p.r + static_cast<int64_t>(h) * kD * kD, p.o + h * kD, p.v + at * p.v_ld + g * kD, kD);
+      if (lane == source) norm = sqrtf(exact);
+    }
+    if (p.tau != 1.0f) norm = powf(norm, p.tau);
+    if (valid) p.s[h * p.stride + i] = weight * norm;
+  }
+}
+
+template <int kD>
+__global__ void __launch_bounds__(kThreads, 2) reconstruction_kernel(Arguments p) {
+  using S = Shape<kD>;
+  extern __shared__ __align__(16) unsigned char shared[];
+  const int g = blockIdx.y / p.chunks, chunk = blockIdx.y % p.chunks;
+  const int first_head = p.heads.first(g) + chunk * p.heads_per_block;
+  const int heads = min(p.heads_per_block, p.heads.count(g) - chunk * p.heads_per_block);
+  if (heads <= 0) return;
+  uint4* factors = reinterpret_cast<uint4*>(shared);
+  float* o = reinterpret_cast<float*>(shared + p.heads_per_block * S::kFactorBytes);
+  const uint4* from = p.factors + static_cast<int64_t>(first_head) * S::kCells * 32;
+  for (int i = threadIdx.x; i < heads * S::kCells * 32; i += kThreads)
+    copy_async16(shared_address(factors + i), from + i, true);
+  for (int i = threadIdx.x; i < heads * kD; i += kThreads) o[i] = p.o[first_head * kD + i] * kScaleE;
+  // The values were read in ascending order just before: going down finds the last of them in the L2 cache.
+  constexpr int kPositions = 16 * S::kTiles;
+  const int64_t tiles = (p.L_lc + kPositions - 1) / kPositions, step = gridDim.x * (kThreads / 32);
+  int64_t tile = tiles - 1 - (blockIdx.x * (kThreads / 32) + threadIdx.x / 32);
+  Values<kD> values;
+  if (tile >= 0) values.load(p, g, tile * kPositions);
+  wait_copies();
+  __syncthreads();
+  for (; tile >= 0; tile -= step) {
+    const int64_t next = max(tile - step, int64_t{0}) * kPositions;
+#pragma unroll 1
+    for (int h = 0; h < heads; ++h) {
+      float sum[S::kTiles][2];
+      squared_norms<kD>(p, values, o + h * kD, factors + h * S::kCells * 32, h + 1 == heads, g, next, sum);
+      finish<kD>(p, g, first_head + h, tile * kPositions, sum);
+    }
+  }
+}
+
+template <int kD>
+void launch(Context& ctx, Arguments p, int group) {
+  using S = Shape<kD>;
+  Tensor factors = ctx.empty(DType::u8, {p.heads.Hq_lc, S::kFactorBytes});
+  Tensor scales = ctx.empty(DType::f32, {p.heads.Hq_lc});
+  p.factors = static_cast<const uint4*>(factors.raw());
+  p.scales = scales.data<float>();
+  pack_factors_kernel<kD>
+      <<<p.heads.Hq_lc, 1024, 0, stream_of(ctx)>>>(p.r, static_cast<uint2*>(factors.raw()), scales.data<float>());
+  RESTKV_KERNEL_CHECK();
+  p.chunks = (group + S::kMostHeads - 1) / S::kMostHeads;
+  p.heads_per_block = (group + p.chunks - 1) / p.chunks;
+  const int bytes = p.heads_per_block * S::kHeadBytes;
+  auto kernel = reconstruction_kernel<kD>;
+  RESTKV_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  // As many blocks as run at once, the same number for every KV head: each loads its factors once.
+  const int lists = p.heads.Hkv_lc * p.chunks;
+  const int64_t useful = blocks_for(p.L_lc, 16 * S::kTiles * (kThreads / 32));
+  const int64_t blocks = std::clamp<int64_t>(2 * ctx.gpu()->multiprocessors() / lists, 1, useful);
+  kernel<<<dim3(static_cast<unsigned>(blocks), lists), kThreads, bytes, stream_of(ctx)>>>(p);
+  RESTKV_KERNEL_CHECK();
+}
+
+}  // namespace
+
+void reconstruction_after(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* a,
+                          const float* o, const MatrixView& v, const float* r, double tau, float* s) {
+  if (shard.L_lc == 0 || heads.Hq_lc() == 0) return;
+  const int64_t d = heads.d;
+  const bool tensor_cores = r != nullptr && v.dtype == DType::bf16 && (d == 64 || d == 128 || d == 256) &&
+                            aligned_rows(v, 8) && reinterpret_cast<uintptr_t>(r) % 16 == 0;
+  if (!tensor_cores) return plain_reconstruction_after(ctx, heads, shard, a, o, v, r, tau, s);
+  const Arguments p{head_map(heads),
+                    shard.L_lc,
+                    shard.stride,
+                    v.ld,
+                    a,
+                    o,
+                    static_cast<const __nv_bfloat16*>(v.data),
+                    r,
+                    nullptr,
+                    nullptr,
+                    static_cast<float>(tau),
+                    s,
+                    0,
+                    0};
+  const int group = largest_group(heads);
+  if (d == 64) return launch<64>(ctx, p, group);
+  if (d == 128) return launch<128>(ctx, p, group);
+  launch<256>(ctx, p, group);
+}
+
+}  // namespace restkv::gpu

@@ -1,0 +1,254 @@
+// The reconstruction indicator by plain f32 arithmetic: any head size and dtype, with and without factors, and mode
+// `before`, where every window row has an output of its own. A warp's lanes are 32 neighbouring positions; the rows of
+// R_h are dealt to the warps.
+#include "dist/base/gpu_handles.h"
+#include "dist/base/gpu_math.h"
+#include "kvcache/gpu/layout.h"
+#include "kvcache/gpu/softmax_weight.h"
+#include "kvcache/scores/reconstruction.h"
+
+namespace restkv::gpu {
+namespace {
+
+constexpr int kWarps = 8;
+constexpr int kThreads = 32 * kWarps;
+constexpr int kRowBlock = 4;
+constexpr int kPitch = 33;  // of a column of 32 positions in shared memory
+
+// y[i] = row j0 + i of r [d, d] times the lane's column of x [d][kPitch], from column j0 on: r is upper triangular.
+// Rows beyond d repeat the last one.
+__device__ inline void multiply_rows(const float* r, int d, int j0, const float* x, float (&y)[kRowBlock]) {
+  const int lane = threadIdx.x % 32;
+  const float* row[kRowBlock];
+#pragma unroll
+  for (int i = 0; i < kRowBlock; ++i) {
+    row[i] = r + static_cast<int64_t>(min(j0 + i, d - 1)) * d;
+    y[i] = 0.0f;
+  }
+  int k = j0;
+  if (d % 4 == 0)  // and so is j0
+    for (; k < d; k += 4) {
+      float z[4];
+#pragma unroll
+      for (int n = 0; n < 4; ++n) z[n] = x[(k + n) * kPitch + lane];
+#pragma unroll
+      for (int i = 0; i < kRowBlock; ++i) {
+        const float4 f = __ldg(reinterpret_cast<const float4*>(row[i] + k));
+        y[i] = fmaf(f.w, z[3], fmaf(f.z, z[2], fmaf(f.y, z[1], fmaf(f.x, z[0], y[i]))));
+      }
+    }
+  for (; k < d; ++k) {
+    const float z = x[k * kPitch + lane];
+#pragma unroll
+    for (int i = 0; i < kRowBlock; ++i) y[i] = fmaf(__ldg(row[i] + k), z, y[i]);
+  }
+}
+
+// x [d][kPitch] = the values of 32 positions from `first` on, of one KV head; zeros beyond the shard.
+template <class T>
+__device__ void load_positions(const T* v, int64_t v_ld, int column, int d, int64_t first, int64_t L_lc, float* x) {
+  for (int i = threadIdx.x; i < 32 * d; i += kThreads) {
+    const int64_t position = first + i / d;
+    x[i % d * kPitch + i / d] = position < L_lc ? to_f32(v[position * v_ld + column + i % d]) : 0.0f;
+  }
+}
+
+template <class T>
+struct AfterArguments {
+  HeadMap heads;
+  int64_t L_lc, stride, v_ld;
+  const float* a;
+  const float* o;
+  const T* v;
+  const float* r;
+  float tau;
+  float* s;
+};
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) after_kernel(AfterArguments<T> p) {
+  extern __shared__ float shared[];
+  const int h = blockIdx.x, d = p.heads.d, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int g = (p.heads.q_begin + h) / p.heads.group - p.heads.kv_begin;
+  const int64_t first = static_cast<int64_t>(blockIdx.y) * 32;
+  float* e = shared;             // [d][kPitch]
+  float* part = e + d * kPitch;  // [kWarps][32]
+  load_positions(p.v, p.v_ld, g * d, d, first, p.L_lc, e);
+  __syncthreads();
+  // Subtract before anything is squared: v close to o is where the weight is large.
+  for (int k = warp; k < d; k += kWarps) e[k * kPitch + lane] = p.o[h * d + k] - e[k * kPitch + lane];
+  __syncthreads();
+  float sum = 0.0f;
+  if (p.r == nullptr) {
+    for (int k = warp; k < d; k += kWarps) sum = fmaf(e[k * kPitch + lane], e[k * kPitch + lane], sum);
+  } else {
+    for (int j0 = warp * kRowBlock; j0 < d; j0 += kWarps * kRowBlock) {
+      float y[kRowBlock];
+      multiply_rows(p.r + static_cast<int64_t>(h) * d * d, d, j0, e, y);
+#pragma unroll
+      for (int i = 0; i < kRowBlock; ++i)
+        if (j0 + i < d) sum = fmaf(y[i], y[i], sum);
+    }
+  }
+  part[warp * 32 + lane] = sum;
+  __syncthreads();
+  if (warp != 0 || first + lane >= p.L_lc) return;
+  for (int i = 1; i < kWarps; ++i) sum += part[i * 32 + lane];
+  float norm = sqrtf(sum);
+  if (p.tau != 1.0f) norm = powf(norm, p.tau);
+  const int64_t at = h * p.stride + first + lane;
+  p.s[at] = odds(p.a[at]) * norm;
+}
+
+template <class T>
+struct BeforeArguments {
+  HeadMap heads;
+  int W;
+  int64_t L_lc, stride, v_ld;
+  const float* logits;
+  const float2* softmax;
+  const T* v;
+  const float* r;
+  const float* c;      // [Hq_lc * W, d]: R_h o
+  const float* scale;  // [Hq_lc * W]
+  RowReducer reduce;
+  float* s;
+};
+
+// c [rows, d] = R_h o and scale [rows], for 32 window rows of a head. By the same sums as R_h v: where one position
+// takes all attention, o is v bit for bit, and their difference must be zero.
+__global__ void __launch_bounds__(kThreads)
+    outputs_kernel(const float* o, const float* r, int W, int d, bool normalize, float* c, float* scale) {
+  extern __shared__ float shared[];
+  const int h = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int64_t w0 = static_cast<int64_t>(blockIdx.y) * 32;
+  float* x = shared;          // [d][kPitch]
+  float* y = x + d * kPitch;  // [d][kPitch]
+  load_positions(o + static_cast<int64_t>(h) * W * d, d, 0, d, w0, W, x);
+  __syncthreads();
+  for (int j0 = warp * kRowBlock; j0 < d; j0 += kWarps * kRowBlock) {
+    float rows[kRowBlock];
+    if (r != nullptr) multiply_rows(r + static_cast<int64_t>(h) * d * d, d, j0, x, rows);
+    for (int i = 0; i < kRowBlock && j0 + i < d; ++i)
+      y[(j0 + i) * kPitch + lane] = r != nullptr ? rows[i] : x[(j0 + i) * kPitch + lane];
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < 32 * d; i += kThreads)
+    if (w0 + i / d < W) c[(h * W + w0 + i / d) * d + i % d] = y[i % d * kPitch + i / d];
+  if (warp != 0 || w0 + lane >= W) return;
+  float sum = 0.0f;
+  for (int k = 0; k < d; ++k) sum = fmaf(y[k * kPitch + lane], y[k * kPitch + lane], sum);
+  scale[h * W + w0 + lane] = normalize && sum > 0.0f ? 1.0f / sqrtf(sum) : 1.0f;
+}
+
+// distance[i] = ||c_(w0 + i) - y|| for the lane's column y [d][kPitch]; rows beyond W repeat the last one.
+__device__ inline void distances(const float* c, int W, int d, int w0, const float* y, float (&distance)[kRowBlock]) {
+  const int lane = threadIdx.x % 32;
+  const float* row[kRowBlock];
+#pragma unroll
+  for (int i = 0; i < kRowBlock; ++i) {
+    row[i] = c + static_cast<int64_t>(min(w0 + i, W - 1)) * d;
+    distance[i] = 0.0f;
+  }
+  for (int k = 0; k < d; ++k) {
+    const float x = y[k * kPitch + lane];
+#pragma unroll
+    for (int i = 0; i < kRowBlock; ++i) {
+      const float e = __ldg(row[i] + k) - x;
+      distance[i] = fmaf(e, e, distance[i]);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kRowBlock; ++i) distance[i] = sqrtf(distance[i]);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) before_kernel(BeforeArguments<T> p) {
+  extern __shared__ float shared[];
+  const int h = blockIdx.x, d = p.heads.d, W = p.W, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int g = (p.heads.q_begin + h) / p.heads.group - p.heads.kv_begin;
+  const int64_t first = static_cast<int64_t>(blockIdx.y) * 32;
+  float* x = shared;                               // [d][kPitch] values
+  float* y = p.r != nullptr ? x + d * kPitch : x;  // [d][kPitch] R_h v
+  float* terms = y + d * kPitch;                   // [kWarps * kRowBlock][32], of as many window rows
+  load_positions(p.v, p.v_ld, g * d, d, first, p.L_lc, x);
+  __syncthreads();
+  if (p.r != nullptr) {
+    for (int j0 = warp * kRowBlock; j0 < d; j0 += kWarps * kRowBlock) {
+      float rows[kRowBlock];
+      multiply_rows(p.r + static_cast<int64_t>(h) * d * d, d, j0, x, rows);
+#pragma unroll
+      for (int i = 0; i < kRowBlock; ++i)
+        if (j0 + i < d) y[(j0 + i) * kPitch + lane] = rows[i];
+    }
+    __syncthreads();
+  }
+  const int64_t position = min(first + lane, p.stride - 1);
+  float state = 0.0f;
+  for (int base = 0; base < W; base += kWarps * kRowBlock) {
+    const int w0 = base + warp * kRowBlock;
+    if (w0 < W) {
+      float distance[kRowBlock];
+      distances(p.c + static_cast<int64_t>(h) * W * d, W, d, w0, y, distance);
+      for (int i = 0; i < kRowBlock && w0 + i < W; ++i) {
+        const int64_t row = static_cast<int64_t>(h) * W + w0 + i;
+        const float weight = odds(softmax_weight(p.logits[row * p.stride + position], __ldg(p.softmax + row)));
+        terms[(warp * kRowBlock + i) * 32 + lane] = weight * distance[i] * p.scale[row];
+      }
+    }
+    __syncthreads();
+    if (warp == 0)
+      for (int w = base; w < min(W, base + kWarps * kRowBlock); ++w)
+        state = p.reduce.add(state, terms[(w - base) * 32 + lane], w);
+    __syncthreads();
+  }
+  if (warp == 0 && first + lane < p.L_lc) p.s[h * p.stride + first + lane] = p.reduce.finish(state);
+}
+
+dim3 cells_of(const HeadLayout& heads, int64_t columns) {
+  RESTKV_CHECK(columns <= 65535 * int64_t{32}, "reconstruction on a GPU: {} positions on one rank", columns);
+  return {static_cast<unsigned>(heads.Hq_lc()), blocks_for(columns, 32), 1};
+}
+
+template <class... P>
+void launch(Context& ctx, void (*kernel)(P...), dim3 cells, int64_t floats, P... arguments) {
+  const int bytes = static_cast<int>(floats * sizeof(float));
+  RESTKV_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+  kernel<<<cells, kThreads, bytes, stream_of(ctx)>>>(arguments...);
+  RESTKV_KERNEL_CHECK();
+}
+
+}  // namespace
+
+void plain_reconstruction_after(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* a,
+                                const float* o, const MatrixView& v, const float* r, double tau, float* s) {
+  with_elements("reconstruction_after", v, [&](const auto* values) {
+    using T = std::remove_cv_t<std::remove_pointer_t<decltype(values)>>;
+    launch(ctx, after_kernel<T>, cells_of(heads, shard.L_lc), heads.d * kPitch + kThreads,
+           AfterArguments<T>{head_map(heads), shard.L_lc, shard.stride, v.ld, a, o, values, r, static_cast<float>(tau),
+                             s});
+  });
+}
+
+void reconstruction_before(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* logits,
+                           const float* softmax, const float* o, const MatrixView& v, const float* r,
+                           const BeforeOptions& options, float* s) {
+  if (shard.L_lc == 0 || heads.Hq_lc() == 0) return;
+  const int64_t d = heads.d, W = shard.W;
+  // ||R (o_w - v)|| for W outputs as ||R o_w - R v||: R v once instead of W times. The difference is still taken before
+  // squaring; its rounding is that of o_w itself.
+  Tensor c = ctx.empty(DType::f32, {heads.Hq_lc() * W, d});
+  Tensor scale = ctx.empty(DType::f32, {heads.Hq_lc() * W});
+  launch(ctx, outputs_kernel, cells_of(heads, W), 2 * d * kPitch, o, r, static_cast<int>(W), static_cast<int>(d),
+         bool{options.normalize}, c.data<float>(), scale.data<float>());
+  with_elements("reconstruction_before", v, [&](const auto* values) {
+    using T = std::remove_cv_t<std::remove_pointer_t<decltype(values)>>;
+    launch(ctx, before_kernel<T>, cells_of(heads, shard.L_lc),
+           (r != nullptr ? 2 : 1) * d * kPitch + 32 * kWarps * kRowBlock,
+           BeforeArguments<T>{head_map(heads), static_cast<int>(W), shard.L_lc, shard.stride, v.ld, logits,
+                              reinterpret_cast<const float2*>(softmax), values, r, c.data<float>(), scale.data<float>(),
+                              RowReducer(options.temporal, options.alpha, W), s});
+  });
+}
+
+}  // namespace restkv::gpu

@@ -1,0 +1,291 @@
+// The GPU versions of the scoring ops against their CPU twins, each on the inputs that the GPU computed, and the
+// promise that every layout gives the same bits. Skips when there is no GPU.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <map>
+
+#include "dist/base/error.h"
+#include "kvcache/scores/group_mean.h"
+#include "kvcache/scores/random_scores.h"
+#include "tests/kvcache/scoring_layer.h"
+#include "tests/tolerances.h"
+
+namespace restkv::testing {
+namespace {
+
+class ScoringGpu : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    try {
+      gpu = std::make_unique<Context>(Context::Options{Device::gpu, 1});
+    } catch (const InputError& e) {
+      GTEST_SKIP() << e.what();
+    }
+  }
+  static void TearDownTestSuite() {
+    for (const auto& [what, error] : largest_error) printf("largest error, %-28s %.2e\n", what.c_str(), error);
+    largest_error.clear();
+  }
+
+  // Differences relative to the largest finite magnitude in a row of `width`.
+  static void expect_close(const std::string& what, const std::vector<float>& got, const std::vector<float>& want,
+                           int64_t width, double tolerance) {
+    ASSERT_EQ(got.size(), want.size()) << what;
+    for (size_t first = 0; first < want.size(); first += static_cast<size_t>(width)) {
+      double high = 0.0, error = 0.0;
+      size_t worst = first;
+      for (size_t i = first; i < first + static_cast<size_t>(width); ++i) {
+        if (std::isfinite(want[i])) high = std::max(high, std::fabs(static_cast<double>(want[i])));
+        if (got[i] == want[i]) continue;
+        ASSERT_TRUE(std::isfinite(got[i]) && std::isfinite(want[i]))
+            << what << ": element " << i << " is " << got[i] << ", not " << want[i];
+        const double difference = std::fabs(static_cast<double>(got[i]) - want[i]);
+        if (difference > error) error = difference, worst = i;
+      }
+      if (error == 0.0) continue;
+      largest_error[what] = std::max(largest_error[what], error / high);
+      ASSERT_LE(error, tolerance * high) << what << ": element " << worst << " is " << got[worst] << ", not "
+                                         << want[worst] << "; the largest of its row " << high;
+    }
+  }
+
+  static void expect_same_bits(const char* what, const std::vector<float>& x, const std::vector<float>& y) {
+    ASSERT_EQ(x.size(), y.size()) << what;
+    EXPECT_EQ(0, std::memcmp(x.data(), y.data(), sizeof(float) * x.size())) << what;
+  }
+
+  // The sums of exp of each block from the logits themselves.
+  static void expect_partials(const ScoringLayer& layer, const ScoringShape& s) {
+    const SequencePartition partition = s.partition(1);
+    const int64_t L = s.shape.L, rows = layer.rows();
+    for (int64_t b = 0; b < partition.blocks(); ++b)
+      for (int64_t row = 0; row < rows; ++row) {
+        const Range block = partition.block(b);
+        const float* x = &layer.logit_values[row * L];
+        float max = -std::numeric_limits<float>::infinity();
+        for (int64_t i = block.begin; i < block.end; ++i) max = std::max(max, x[i]);
+        double sum = 0.0;
+        for (int64_t i = block.begin; i < block.end && max > -INFINITY; ++i)
+          sum += std::exp(static_cast<double>(x[i]) - max);
+        const float* partial = &layer.logit_partials[(b * rows + row) * 2];
+        ASSERT_EQ(partial[0], max) << "block " << b << ", row " << row;
+        ASSERT_NEAR(partial[1], sum, sum * kStatisticsGpu) << "block " << b << ", row " << row;
+      }
+  }
+
+  void compare(const ScoringShape& s, uint32_t seed) {
+    const ScoringInput in = scoring_input(s, seed);
+    const int64_t L = s.shape.L, d = s.shape.d;
+    const std::string type = s.dtype == DType::bf16 ? " bf16" : " f32";
+    ScoringLayer got(*gpu, s, in, 1), want(cpu, s, in, 1);
+    got.logits(), want.logits();
+    expect_close("logits" + type, got.logit_values, want.logit_values, L, kStatisticsGpu);
+    expect_partials(got, s);
+    // From here on the CPU works on what the GPU found, op by op: small differences would else grow.
+    want.continue_from(got);
+    got.attention(), want.attention();
+    expect_close("attention" + type, got.a, want.a, L, kStatisticsGpu);
+    want.continue_from(got);
+    got.outputs(), want.outputs();
+    expect_close("past outputs" + type, got.past_partials, want.past_partials, d, kStatisticsGpu);
+    expect_close("window outputs" + type, got.window_partials, want.window_partials, d, kStatisticsGpu);
+    expect_close("folded outputs" + type, got.window_outputs, want.window_outputs, d, kStatisticsGpu);
+    expect_close("folded outputs" + type, got.past_outputs, want.past_outputs, d, kStatisticsGpu);
+    want.continue_from(got);
+    got.scores(), want.scores();
+    const double tolerance = s.dtype == DType::bf16 ? kScoresBf16 : kScoresF32;
+    expect_close("scores after" + type, got.score_after, want.score_after, L - s.shape.W, tolerance);
+    expect_close("scores before" + type, got.score_before, want.score_before, L - s.shape.W, kScoresF32);
+    for (int ranks : {2, 3}) same_on_ranks(s, in, got, ranks);
+  }
+
+  void same_on_ranks(const ScoringShape& s, const ScoringInput& in, const ScoringLayer& one, int ranks) {
+    SCOPED_TRACE(std::to_string(ranks) + " ranks");
+    ScoringLayer many(*gpu, s, in, ranks);
+    many.logits(), many.attention(), many.outputs(), many.scores();
+    expect_same_bits("logits", many.logit_values, one.logit_values);
+    expect_same_bits("partials of the softmax", many.logit_partials, one.logit_partials);
+    expect_same_bits("softmax", many.softmax, one.softmax);
+    expect_same_bits("attention", many.a, one.a);
+    expect_same_bits("partials of past outputs", many.past_partials, one.past_partials);
+    expect_same_bits("partials of window outputs", many.window_partials, one.window_partials);
+    expect_same_bits("past outputs", many.past_outputs, one.past_outputs);
+    expect_same_bits("window outputs", many.window_outputs, one.window_outputs);
+    expect_same_bits("scores after", many.score_after, one.score_after);
+    expect_same_bits("scores before", many.score_before, one.score_before);
+  }
+
+  std::unique_ptr<Context> gpu;
+  Context cpu{Context::Options{Device::cpu}};
+  static std::map<std::string, double> largest_error;
+};
+std::map<std::string, double> ScoringGpu::largest_error;
+
+// L, W, B, Hq, Hkv, d, block size.
+const CaseShape kShapes[] = {
+    {1000, 32, 64, 8, 2, 128},    {333, 1, 64, 3, 1, 64, 96},      {100, 64, 80, 4, 4, 256},
+    {777, 33, 64, 8, 1, 128, 64}, {2500, 32, 64, 6, 2, 256, 1024}, {517, 7, 64, 8, 2, 64, 32},
+    {600, 16, 64, 5, 5, 80},      {257, 5, 64, 6, 2, 20},          {1300, 64, 96, 16, 2, 64, 1024},
+    {130, 20, 64, 3, 1, 128},     {2049, 8, 64, 12, 1, 128, 1024},
+};
+
+TEST_F(ScoringGpu, AgreesWithTheCpu) {
+  uint32_t seed = 1;
+  for (const CaseShape& shape : kShapes)
+    for (DType dtype : {DType::f32, DType::bf16}) {
+      SCOPED_TRACE(fmt::format("L {} W {} Hq {} Hkv {} d {} {}", shape.L, shape.W, shape.Hq, shape.Hkv, shape.d,
+                               name_of(dtype)));
+      compare({shape, dtype}, seed++);
+    }
+}
+
+TEST_F(ScoringGpu, Contents) {
+  for (Content content : {Content::constant, Content::spike, Content::underflow, Content::periodic, Content::minus_inf})
+    for (DType dtype : {DType::f32, DType::bf16}) {
+      SCOPED_TRACE(fmt::format("content {} {}", static_cast<int>(content), name_of(dtype)));
+      compare({{700, 16, 64, 8, 2, 128, 0, content}, dtype}, 50);
+    }
+}
+
+TEST_F(ScoringGpu, Options) {
+  const CaseShape shape{450, 12, 64, 8, 2, 64};
+  for (DType dtype : {DType::f32, DType::bf16}) {
+    compare({shape, dtype, {}, RowReduction::mean, 0.5}, 60);
+    compare({shape, dtype, {}, RowReduction::sum, 1.0, false}, 61);
+    compare({shape, dtype, {}, RowReduction::ema, 2.0, true, true}, 62);
+    // A part of two groups, as with more tensor ranks than KV heads.
+    compare({shape, dtype, {{3, 6}, {0, 2}}}, 63);
+  }
+}
+
+// Values far outside the range of f16, and outputs close to a value: the tensor cores' path must notice.
+TEST_F(ScoringGpu, ValuesOfAnySize) {
+  for (float scale : {1e-12f, 1e-5f, 3e4f, 1e10f}) {
+    ScoringShape s{{300, 8, 64, 4, 2, 128}, DType::bf16};
+    ScoringInput in = scoring_input(s, 70);
+    for (float& x : in.v) x = to_float(to_bf16(x * scale));
+    for (float& x : in.r) x *= 1e-3f / scale;
+    ScoringLayer got(*gpu, s, in, 1), want(cpu, s, in, 1);
+    got.logits(), got.attention(), got.outputs();
+    want.continue_from(got);
+    got.scores(), want.scores();
+    expect_close("scores after, any size", got.score_after, want.score_after, 292, kScoresBf16);
+  }
+}
+
+// Offsets beyond 2^31 elements of the logits: 8,704 rows at 262,144 positions. The CPU checks the first and the last
+// two blocks for the last two heads.
+TEST_F(ScoringGpu, LongPromptAgainstASlice) {
+  const int64_t L = 262144, W = 64, Hq = 136, d = 64, P = L - W;
+  const HeadLayout heads{Hq, 1, d, {{0, Hq}, {0, 1}}}, last{Hq, 1, d, {{Hq - 2, Hq}, {0, 1}}};
+  const SequencePartition one(L, 1), many(L, 64);
+  const LocalShard shard = make_local_shard(one, 0, W), slice = make_local_shard(many, 0, W);
+  std::mt19937 random(80);
+  std::normal_distribution<float> normal;
+  const auto fill = [&](int64_t count, float scale) {
+    std::vector<float> values(static_cast<size_t>(count));
+    for (float& x : values) x = to_float(to_bf16(normal(random) * scale));
+    return values;
+  };
+  const std::vector<float> q = fill(W * Hq * d, 1.5f), k = fill(L * d, 1.0f), v = fill(L * d, 1.0f);
+  const std::vector<float> r = fill(Hq * d * d, 0.2f);
+  Tensor q_gpu = upload(*gpu, q, {W, Hq * d}, DType::bf16), k_gpu = upload(*gpu, k, {L, d}, DType::bf16);
+  Tensor v_gpu = upload(*gpu, v, {L, d}, DType::bf16), r_gpu = upload(*gpu, r, {Hq, d, d});
+  Tensor logits = gpu->empty(DType::f32, {Hq * W, shard.stride}), softmax = gpu->empty(DType::f32, {Hq * W, 2});
+  Tensor partials = gpu->empty(DType::f32, {one.blocks(), Hq * W * 2}), a = output(*gpu, {Hq, shard.stride});
+  Tensor outputs = gpu->empty(DType::f32, {one.blocks(), Hq * d}), o = gpu->empty(DType::f32, {Hq, d});
+  Tensor s = output(*gpu, {Hq, shard.stride});
+  window_logits(*gpu, heads, shard, MatrixView(q_gpu), MatrixView(k_gpu), logits.data<float>(), partials.data<float>());
+  fold_softmax(*gpu, partials.data<float>(), block_slots(one), Hq * W, softmax.data<float>());
+  window_attention(*gpu, heads, shard, logits.data<float>(), softmax.data<float>(), RowReduction::ema, 0.3,
+                   a.data<float>());
+  past_output_partials(*gpu, heads, shard, a.data<float>(), MatrixView(v_gpu), outputs.data<float>());
+  fold_outputs(*gpu, outputs.data<float>(), block_slots(one), Hq, d, o.data<float>());
+  reconstruction_after(*gpu, heads, shard, a.data<float>(), o.data<float>(), MatrixView(v_gpu), r_gpu.data<float>(),
+                       1.0, s.data<float>());
+
+  std::vector<float> q_last, k_slice, v_slice;
+  for (int64_t w = 0; w < W; ++w)
+    q_last.insert(q_last.end(), &q[(w * Hq + Hq - 2) * d], &q[(w * Hq + Hq - 2) * d] + 2 * d);
+  for (const Segment& segment : slice.all) {
+    k_slice.insert(k_slice.end(), &k[segment.global * d], &k[segment.global * d] + segment.count * d);
+    v_slice.insert(v_slice.end(), &v[segment.global * d], &v[segment.global * d] + segment.count * d);
+  }
+  // What the GPU has at the slice's positions, for the last heads.
+  const auto fetch = [&](const Tensor& from, int64_t first, int64_t rows) {
+    std::vector<float> result(static_cast<size_t>(rows * slice.stride));
+    for (int64_t row = 0; row < rows; ++row)
+      for (const Segment& segment : slice.all)
+        gpu->to_host(from.data<float>() + (first + row) * shard.stride + segment.global,
+                     &result[row * slice.stride + segment.local], 4 * segment.count);
+    return result;
+  };
+  ASSERT_EQ(slice.stride, slice.L_lc);
+  std::vector<float> want(static_cast<size_t>(2 * W * slice.stride)), parts(slice.blocks.size() * 4 * W);
+  cpu::window_logits(cpu, last, slice, q_last.data(), k_slice.data(), want.data(), parts.data());
+  const std::vector<float> got = fetch(logits, (Hq - 2) * W, 2 * W);
+  expect_close("logits, long", got, want, slice.stride, kStatisticsGpu);
+  std::vector<float> rows(static_cast<size_t>(4 * W)), weights(static_cast<size_t>(2 * slice.stride));
+  gpu->to_host(softmax.data<float>() + (Hq - 2) * W * 2, rows.data(), 16 * W);
+  cpu::window_attention(cpu, last, slice, got.data(), rows.data(), RowReduction::ema, 0.3, weights.data());
+  const std::vector<float> got_a = fetch(a, Hq - 2, 2);
+  expect_close("attention, long", got_a, weights, slice.stride, kStatisticsGpu);
+  std::vector<float> o_last(static_cast<size_t>(2 * d));
+  gpu->to_host(o.data<float>() + (Hq - 2) * d, o_last.data(), 8 * d);
+  std::vector<float> scores(static_cast<size_t>(2 * slice.stride));
+  cpu::reconstruction_after(cpu, last, slice, got_a.data(), o_last.data(), v_slice.data(), &r[(Hq - 2) * d * d], 1.0,
+                            scores.data());
+  std::vector<float> got_s = fetch(s, Hq - 2, 2);
+  for (std::vector<float>* x : {&scores, &got_s})  // window positions have no score
+    for (int64_t row = 0; row < 2; ++row) std::fill_n(&(*x)[(row + 1) * slice.stride - W], W, 0.0f);
+  expect_close("scores after, long", got_s, scores, slice.stride, kScoresBf16);
+  // All of the row's weight: the fold over 256 blocks.
+  const std::vector<float> all = gpu->to_host<float>(a);
+  double sum = 0.0;
+  for (int64_t i = 0; i < L; ++i) sum += all[(Hq - 1) * shard.stride + i];
+  EXPECT_NEAR(sum, 1.0, kStatisticsGpu);
+  EXPECT_GT(P, 0);
+}
+
+TEST_F(ScoringGpu, GroupMeanRandomScoresAndCopies) {
+  const CaseShape shape{1001, 9, 64, 12, 4, 64};
+  const HeadLayout heads{12, 4, 64, {{3, 9}, {1, 3}}};
+  for (int ranks : {1, 3}) {
+    const SequencePartition partition(shape.L, ranks);
+    for (int rank = 0; rank < ranks; ++rank) {
+      const LocalShard shard = make_local_shard(partition, rank, shape.W);
+      std::mt19937 random(90);
+      std::normal_distribution<float> normal;
+      std::vector<float> x(static_cast<size_t>(6 * shard.stride)), zeros(static_cast<size_t>(2 * shard.stride));
+      for (float& e : x) e = normal(random);
+      Tensor x_gpu = upload(*gpu, x, {6, shard.stride});
+      std::vector<std::vector<const float*>> on_cpu(2), on_gpu(2);
+      for (int h = 0; h < 6; ++h) {
+        on_cpu[h / 3].push_back(x.data() + h * shard.stride);
+        on_gpu[h / 3].push_back(x_gpu.data<float>() + h * shard.stride);
+      }
+      std::vector<float> want = zeros;
+      Tensor got = upload(*gpu, zeros, {2, shard.stride});
+      group_mean(cpu, on_cpu, shard.L_lc, shard.stride, want.data());
+      group_mean(*gpu, on_gpu, shard.L_lc, shard.stride, got.data<float>());
+      expect_same_bits("group mean", gpu->to_host<float>(got), want);
+
+      want = zeros, got = upload(*gpu, zeros, {2, shard.stride});
+      random_scores(cpu, heads, shard, 7, 3, want.data());
+      random_scores(*gpu, heads, shard, 7, 3, got.data<float>());
+      expect_same_bits("random scores", gpu->to_host<float>(got), want);
+
+      for (int64_t count : {shard.past_count(), shard.L_lc, shard.L_lc / 4 * 4}) {
+        std::vector<float> copy(static_cast<size_t>(6 * (count + 4)), 5.0f);
+        Tensor copy_gpu = upload(*gpu, copy, {6, count + 4});
+        copy_rows(cpu, x.data(), shard.stride, copy.data(), count + 4, 6, count);
+        copy_rows(*gpu, x_gpu.data<float>(), shard.stride, copy_gpu.data<float>(), count + 4, 6, count);
+        expect_same_bits("copied rows", gpu->to_host<float>(copy_gpu), copy);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace restkv::testing
