@@ -92,10 +92,15 @@ struct SlotRuns {
   int block[kMost];  ///< first block of a run
   int slot[kMost];   ///< its slot
 
-  __device__ int of(int b) const {
-    int r = 0;
-    while (r + 1 < runs && block[r + 1] <= b) ++r;
-    return slot[r] + b - block[r];
+  /// Calls body(slot) for the blocks first, first + step, ... in ascending order.
+  template <class Body>
+  __device__ void for_blocks(int first, int step, Body&& body) const {
+    int b = first;
+    for (int r = 0; r < runs; ++r) {
+      const int end = r + 1 < runs ? block[r + 1] : blocks, shift = slot[r] - block[r];
+#pragma unroll 8
+      for (; b < end; b += step) body(b + shift);
+    }
   }
 };
 

@@ -9,9 +9,11 @@
 
 namespace restkv::gpu {
 
-/// exp(logit - max) / sum with row = (max, 1 / sum). Zero for masked logits, and for a row with nothing to attend.
+/// exp(logit - max) / sum with row = (max, 1 / sum). Zero for masked logits, for a row with nothing to attend, and
+/// below exp(-87), as on the CPU: what ties there must tie here.
 __device__ inline float softmax_weight(float logit, float2 row) {
-  return row.y > 0.0f ? expf(logit - row.x) * row.y : 0.0f;
+  const float x = logit - row.x;
+  return row.y > 0.0f && x >= -87.0f ? expf(x) * row.y : 0.0f;
 }
 
 /// a / (1 - a), large but finite where one position takes all attention.

@@ -5,9 +5,9 @@
 // norm) even where v is close to o, which is where the weight is large. f16 and not bf16: eight times the precision at
 // the same speed. Norms that leave the range of f16 on either side are computed again in f32.
 //
-// A warp takes 16 kTiles positions and keeps their values in registers, in the order in which the tensor cores want
-// them: the sum over d is a sum over pairs, and pairs may stand in any order if both factors use the same. One thread's
-// four neighbouring elements stand for columns 2t, 2t+1, 2t+8 and 2t+9 of a 16-wide tile.
+// A warp takes 16 kTiles positions at a time, for all query heads of their KV head: values come from memory once. The
+// sum over d is a sum over pairs, and pairs may stand in any order if both factors use the same: one thread's four
+// neighbouring elements stand for the columns 2t, 2t+1, 2t+8 and 2t+9 of a 16-wide step of the tensor cores.
 #include <cuda_fp16.h>
 
 #include "dist/base/gpu_handles.h"
@@ -20,10 +20,12 @@
 namespace restkv::gpu {
 namespace {
 
-constexpr int kThreads = 128;
-constexpr float kScaleE = 64.0f;        // elements of e up to 1023 and down to 1e-6 are normal numbers of f16
-constexpr int kFactorExponent = 10;     // the largest element of a scaled R_h lies in [512, 1024)
-constexpr float kSmallestNorm = 16.0f;  // squared and scaled: below it the smallest f16 numbers would show
+constexpr int kWarps = 12;
+constexpr int kThreads = 32 * kWarps;
+constexpr int kSharedBytes = 225 * 1024;  // one block per multiprocessor
+constexpr float kScaleE = 64.0f;          // elements of e up to 1023 and down to 1e-6 are normal numbers of f16
+constexpr int kFactorExponent = 10;       // the largest element of a scaled R_h lies in [512, 1024)
+constexpr float kSmallestNorm = 16.0f;    // squared and scaled: below it the smallest f16 numbers would show
 
 template <int kD>
 struct Shape {
@@ -33,7 +35,9 @@ struct Shape {
   static constexpr int kCells = kSteps * (kSteps + 1) / 2;
   static constexpr int kFactorBytes = kCells * 512;
   static constexpr int kHeadBytes = kFactorBytes + kD * 4;
-  static constexpr int kMostHeads = (110 * 1024) / kHeadBytes;  // two blocks per multiprocessor
+  static constexpr int kRowBytes = kD * 2;
+  static constexpr int kValueBytes = 16 * kTiles * kRowBytes;  // of a warp's positions
+  static constexpr int kMostHeads = (kSharedBytes - kWarps * kValueBytes) / kHeadBytes;
 };
 
 struct Arguments {
@@ -47,7 +51,7 @@ struct Arguments {
   const float* scales;   // [Hq_lc]: of a norm, over that of the scaled factors
   float tau;
   float* s;
-  int heads_per_block, chunks;
+  int heads_per_list, chunks;  // a list: query heads of one KV head whose factors are in shared memory together
 };
 
 __device__ inline uint32_t pack_half(float low, float high) {
@@ -105,25 +109,21 @@ __device__ inline float exact_squared_norm(const float* r, const float* o, const
   return warp_sum(sum);
 }
 
-// The values of a warp's positions: [tile][row half][column step], four neighbouring elements each.
+// A warp's values in shared memory: 32-byte pieces of a row, one per step, stand in the place step ^ (row & 3), so that
+// the rows that are read together lie in different banks.
 template <int kD>
-struct Values {
-  uint2 x[Shape<kD>::kTiles][2][Shape<kD>::kSteps];
-
-  __device__ void load(const Arguments& p, int g, int64_t first) {
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int m = 0; m < Shape<kD>::kTiles; ++m)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int64_t row = min(first + m * 16 + half * 8 + lane / 4, p.L_lc - 1);
-        const __nv_bfloat16* from = p.v + row * p.v_ld + g * kD + lane % 4 * 4;
-#pragma unroll
-        for (int step = 0; step < Shape<kD>::kSteps; ++step)
-          x[m][half][step] = __ldg(reinterpret_cast<const uint2*>(from + step * 16));
-      }
+__device__ void fetch_values(const Arguments& p, int g, int64_t first, uint32_t values) {
+  using S = Shape<kD>;
+  constexpr int kChunks = kD / 8;
+  const int last = static_cast<int>(min(p.L_lc - 1 - first, int64_t{16 * S::kTiles}));
+  const __nv_bfloat16* from = p.v + first * p.v_ld + g * kD;
+#pragma unroll 2
+  for (int i = threadIdx.x % 32; i < 16 * S::kTiles * kChunks; i += 32) {
+    const int row = i / kChunks, chunk = i % kChunks;
+    copy_async16(values + row * S::kRowBytes + (chunk / 2 ^ (row & 3)) * 32 + chunk % 2 * 16,
+                 from + min(row, last) * p.v_ld + chunk * 8, true);
   }
-};
+}
 
 // Two scaled elements of e in f16. A bf16 is the upper half of an f32.
 __device__ inline uint32_t difference(uint32_t values, float o0, float o1) {
@@ -131,35 +131,36 @@ __device__ inline uint32_t difference(uint32_t values, float o0, float o1) {
                    fmaf(__uint_as_float(values & 0xffff0000u), -kScaleE, o1));
 }
 
-// Scaled squared norms of a warp's positions for one head: sum[m][half] over this thread's columns.
-template <int kD>
-__device__ void squared_norms(const Arguments& p, Values<kD>& values, const float* o, const uint4* factors,
-                              bool last_head, int g, int64_t next, float (&sum)[Shape<kD>::kTiles][2]) {
+// Scaled squared norms of a warp's positions for one head: sum[m][half] over this thread's columns. From the last rows
+// of R_h up, so that each needs one more step of e: its making goes on beside the products. `used` is called when the
+// values have been read.
+template <int kD, class Used>
+__device__ void squared_norms(const unsigned char* values, const float* o, const uint4* factors,
+                              float (&sum)[Shape<kD>::kTiles][2], Used&& used) {
   using S = Shape<kD>;
-  const int lane = threadIdx.x % 32;
+  const int lane = threadIdx.x % 32, t = lane % 4;
+  const unsigned char* mine = values + lane / 4 * S::kRowBytes + t * 8;
   uint32_t e[S::kTiles][S::kSteps][4];
 #pragma unroll
-  for (int step = 0; step < S::kSteps; ++step) {
-    const float4 x = *reinterpret_cast<const float4*>(o + step * 16 + lane % 4 * 4);
+  for (int m = 0; m < S::kTiles; ++m) sum[m][0] = sum[m][1] = 0.0f;
+#pragma unroll
+  for (int row = S::kSteps - 1; row >= 0; --row) {
+    const float4 x = *reinterpret_cast<const float4*>(o + row * 16 + t * 4);
+    const unsigned char* piece = mine + (row ^ (lane / 4 & 3)) * 32;
 #pragma unroll
     for (int m = 0; m < S::kTiles; ++m)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        e[m][step][half] = difference(values.x[m][half][step].x, x.x, x.y);
-        e[m][step][half + 2] = difference(values.x[m][half][step].y, x.z, x.w);
+        const uint2 v = *reinterpret_cast<const uint2*>(piece + (m * 16 + half * 8) * S::kRowBytes);
+        e[m][row][half] = difference(v.x, x.x, x.y);
+        e[m][row][half + 2] = difference(v.y, x.z, x.w);
       }
-  }
-  // The values have served: those of the next tile arrive while the tensor cores work.
-  if (last_head) values.load(p, g, next);
-#pragma unroll
-  for (int m = 0; m < S::kTiles; ++m) sum[m][0] = sum[m][1] = 0.0f;
-  const uint4* cell = factors + lane;
-#pragma unroll
-  for (int row = 0; row < S::kSteps; ++row) {
+    if (row == 0) used();
     float y[S::kTiles][2][4] = {};
+    const uint4* cells = factors + (row * S::kSteps - row * (row - 1) / 2) * 32 + lane;
 #pragma unroll
-    for (int step = row; step < S::kSteps; ++step, cell += 32) {
-      const uint4 b = *cell;
+    for (int step = S::kSteps - 1; step >= row; --step) {
+      const uint4 b = cells[(step - row) * 32];
 #pragma unroll
       for (int m = 0; m < S::kTiles; ++m) {
         multiply_f16(y[m][0], e[m][step], b.x, b.y);
@@ -178,67 +179,104 @@ __device__ void squared_norms(const Arguments& p, Values<kD>& values, const floa
   }
 }
 
-// Adds the four threads' parts and writes one score per lane.
+// The scores that a lane writes: set i of eight positions, for i = lane % 4, + 4, ...
 template <int kD>
-__device__ void finish(const Arguments& p, int g, int h, int64_t first, const float (&sum)[Shape<kD>::kTiles][2]) {
-  constexpr int kSets = 2 * Shape<kD>::kTiles;
-  const int lane = threadIdx.x % 32, t = lane % 4;
-#pragma unroll
-  for (int base = 0; base < kSets; base += 4) {
-    float mine = 0.0f;
-#pragma unroll
-    for (int i = 0; i < 4 && base + i < kSets; ++i) {
-      float x = sum[(base + i) / 2][(base + i) % 2];
-      x += __shfl_xor_sync(0xffffffffu, x, 1);
-      x += __shfl_xor_sync(0xffffffffu, x, 2);
-      if (t == i) mine = x;
-    }
-    const int64_t i = first + (base + t) * 8 + lane / 4;
-    const bool valid = base + t < kSets && i < p.L_lc;
-    const float weight = valid ? odds(p.a[h * p.stride + i]) : 0.0f;
-    float norm = sqrtf(mine) * p.scales[h];
-    unsigned outside = __ballot_sync(0xffffffffu, valid && !(mine >= kSmallestNorm && mine < INFINITY));
-    for (; outside != 0; outside &= outside - 1) {
-      const int source = __ffs(outside) - 1;
-      const int64_t at = __shfl_sync(0xffffffffu, i, source);
-      const float exact =
-          exact_squared_norm(p.r + static_cast<int64_t>(h) * kD * kD, p.o + h * kD, p.v + at * p.v_ld + g * kD, kD);
-      if (lane == source) norm = sqrtf(exact);
-    }
-    if (p.tau != 1.0f) norm = powf(norm, p.tau);
-    if (valid) p.s[h * p.stride + i] = weight * norm;
+struct Scores {
+  static constexpr int kSets = 2 * Shape<kD>::kTiles, kPerLane = (kSets + 3) / 4;
+  float a[kPerLane], scale;
+
+  __device__ static int64_t position(int64_t first, int n) {
+    const int lane = threadIdx.x % 32;
+    return first + (n * 4 + lane % 4) * 8 + lane / 4;
   }
-}
+  __device__ static bool valid(const Arguments& p, int64_t first, int n) {
+    return n * 4 + static_cast<int>(threadIdx.x % 4) < kSets && position(first, n) < p.L_lc;
+  }
+
+  // Well before they are needed.
+  __device__ void load(const Arguments& p, int h, int64_t first) {
+    scale = __ldg(p.scales + h);
+#pragma unroll
+    for (int n = 0; n < kPerLane; ++n)
+      a[n] = valid(p, first, n) ? __ldg(p.a + h * p.stride + position(first, n)) : 0.0f;
+  }
+
+  // Adds the four threads' parts and writes the scores.
+  __device__ void finish(const Arguments& p, int g, int h, int64_t first, const float (&sum)[Shape<kD>::kTiles][2]) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int n = 0; n < kPerLane; ++n) {
+      float mine = 0.0f;
+#pragma unroll
+      for (int i = 0; i < 4 && n * 4 + i < kSets; ++i) {
+        float x = sum[(n * 4 + i) / 2][i % 2];
+        x += __shfl_xor_sync(0xffffffffu, x, 1);
+        x += __shfl_xor_sync(0xffffffffu, x, 2);
+        if (lane % 4 == i) mine = x;
+      }
+      float norm = sqrtf(mine) * scale;
+      const bool here = valid(p, first, n);
+      unsigned outside = __ballot_sync(0xffffffffu, here && !(mine >= kSmallestNorm && mine < INFINITY));
+#pragma unroll 1
+      for (; outside != 0; outside &= outside - 1) {
+        const int source = __ffs(outside) - 1;
+        const int64_t at = __shfl_sync(0xffffffffu, position(first, n), source);
+        const float exact =
+            exact_squared_norm(p.r + static_cast<int64_t>(h) * kD * kD, p.o + h * kD, p.v + at * p.v_ld + g * kD, kD);
+        if (lane == source) norm = sqrtf(exact);
+      }
+      if (p.tau != 1.0f) norm = powf(norm, p.tau);
+      if (here) p.s[h * p.stride + position(first, n)] = odds(a[n]) * norm;
+    }
+  }
+};
 
 template <int kD>
-__global__ void __launch_bounds__(kThreads, 2) reconstruction_kernel(Arguments p) {
+__global__ void __launch_bounds__(kThreads, 1) reconstruction_kernel(Arguments p) {
   using S = Shape<kD>;
-  extern __shared__ __align__(16) unsigned char shared[];
-  const int g = blockIdx.y / p.chunks, chunk = blockIdx.y % p.chunks;
-  const int first_head = p.heads.first(g) + chunk * p.heads_per_block;
-  const int heads = min(p.heads_per_block, p.heads.count(g) - chunk * p.heads_per_block);
-  if (heads <= 0) return;
-  uint4* factors = reinterpret_cast<uint4*>(shared);
-  float* o = reinterpret_cast<float*>(shared + p.heads_per_block * S::kFactorBytes);
-  const uint4* from = p.factors + static_cast<int64_t>(first_head) * S::kCells * 32;
-  for (int i = threadIdx.x; i < heads * S::kCells * 32; i += kThreads)
-    copy_async16(shared_address(factors + i), from + i, true);
-  for (int i = threadIdx.x; i < heads * kD; i += kThreads) o[i] = p.o[first_head * kD + i] * kScaleE;
-  // The values were read in ascending order just before: going down finds the last of them in the L2 cache.
   constexpr int kPositions = 16 * S::kTiles;
-  const int64_t tiles = (p.L_lc + kPositions - 1) / kPositions, step = gridDim.x * (kThreads / 32);
-  int64_t tile = tiles - 1 - (blockIdx.x * (kThreads / 32) + threadIdx.x / 32);
-  Values<kD> values;
-  if (tile >= 0) values.load(p, g, tile * kPositions);
-  wait_copies();
-  __syncthreads();
-  for (; tile >= 0; tile -= step) {
-    const int64_t next = max(tile - step, int64_t{0}) * kPositions;
+  extern __shared__ __align__(128) unsigned char shared[];
+  const int warp = threadIdx.x / 32;
+  unsigned char* values = shared + warp * S::kValueBytes;
+  const uint32_t values_address = shared_address(values);
+  uint4* factors = reinterpret_cast<uint4*>(shared + kWarps * S::kValueBytes);
+  float* o = reinterpret_cast<float*>(factors + p.heads_per_list * S::kCells * 32);
+  // All tiles of all lists, cut evenly: a block works on one list after another.
+  const int64_t tiles = (p.L_lc + kPositions - 1) / kPositions, all = tiles * p.heads.Hkv_lc * p.chunks;
+  int64_t at = all * blockIdx.x / gridDim.x;
+  const int64_t end = all * (blockIdx.x + 1) / gridDim.x;
+  while (at < end) {
+    const int list = static_cast<int>(at / tiles), g = list / p.chunks, chunk = list % p.chunks;
+    const int64_t first_tile = at % tiles;
+    const int count = static_cast<int>(min(end - at, tiles - first_tile));
+    const int first_head = p.heads.first(g) + chunk * p.heads_per_list;
+    const int heads = min(p.heads_per_list, p.heads.count(g) - chunk * p.heads_per_list);
+    at += count;
+    if (heads <= 0) continue;
+    if (warp < count) fetch_values<kD>(p, g, (first_tile + warp) * kPositions, values_address);
+    __syncthreads();  // nobody works with the factors of the list before
+    const uint4* from = p.factors + static_cast<int64_t>(first_head) * S::kCells * 32;
+    for (int i = threadIdx.x; i < heads * S::kCells * 32; i += kThreads)
+      copy_async16(shared_address(factors + i), from + i, true);
+    for (int i = threadIdx.x; i < heads * kD; i += kThreads) o[i] = p.o[first_head * kD + i] * kScaleE;
+    wait_copies();
+    __syncthreads();
+    for (int tile = warp; tile < count; tile += kWarps) {
+      const int64_t first = (first_tile + tile) * kPositions;
+      wait_copies();
+      __syncwarp();
 #pragma unroll 1
-    for (int h = 0; h < heads; ++h) {
-      float sum[S::kTiles][2];
-      squared_norms<kD>(p, values, o + h * kD, factors + h * S::kCells * 32, h + 1 == heads, g, next, sum);
-      finish<kD>(p, g, first_head + h, tile * kPositions, sum);
+      for (int h = 0; h < heads; ++h) {
+        Scores<kD> scores;
+        scores.load(p, first_head + h, first);
+        float sum[S::kTiles][2];
+        squared_norms<kD>(values, o + h * kD, factors + h * S::kCells * 32, sum, [&] {
+          if (h + 1 < heads || tile + kWarps >= count) return;
+          __syncwarp();
+          fetch_values<kD>(p, g, first + kWarps * kPositions, values_address);
+        });
+        scores.finish(p, g, first_head + h, first, sum);
+      }
     }
   }
 }
@@ -254,15 +292,13 @@ void launch(Context& ctx, Arguments p, int group) {
       <<<p.heads.Hq_lc, 1024, 0, stream_of(ctx)>>>(p.r, static_cast<uint2*>(factors.raw()), scales.data<float>());
   RESTKV_KERNEL_CHECK();
   p.chunks = (group + S::kMostHeads - 1) / S::kMostHeads;
-  p.heads_per_block = (group + p.chunks - 1) / p.chunks;
-  const int bytes = p.heads_per_block * S::kHeadBytes;
+  p.heads_per_list = (group + p.chunks - 1) / p.chunks;
+  const int bytes = kWarps * S::kValueBytes + p.heads_per_list * S::kHeadBytes;
   auto kernel = reconstruction_kernel<kD>;
   RESTKV_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-  // As many blocks as run at once, the same number for every KV head: each loads its factors once.
-  const int lists = p.heads.Hkv_lc * p.chunks;
-  const int64_t useful = blocks_for(p.L_lc, 16 * S::kTiles * (kThreads / 32));
-  const int64_t blocks = std::clamp<int64_t>(2 * ctx.gpu()->multiprocessors() / lists, 1, useful);
-  kernel<<<dim3(static_cast<unsigned>(blocks), lists), kThreads, bytes, stream_of(ctx)>>>(p);
+  const int64_t useful = blocks_for(p.L_lc, 16 * S::kTiles * kWarps) * int64_t{p.heads.Hkv_lc * p.chunks};
+  kernel<<<static_cast<unsigned>(std::min<int64_t>(ctx.gpu()->multiprocessors(), useful)), kThreads, bytes,
+           stream_of(ctx)>>>(p);
   RESTKV_KERNEL_CHECK();
 }
 
@@ -273,7 +309,7 @@ void reconstruction_after(Context& ctx, const HeadLayout& heads, const LocalShar
   if (shard.L_lc == 0 || heads.Hq_lc() == 0) return;
   const int64_t d = heads.d;
   const bool tensor_cores = r != nullptr && v.dtype == DType::bf16 && (d == 64 || d == 128 || d == 256) &&
-                            aligned_rows(v, 8) && reinterpret_cast<uintptr_t>(r) % 16 == 0;
+                            aligned_rows(v, 16) && reinterpret_cast<uintptr_t>(r) % 16 == 0;
   if (!tensor_cores) return plain_reconstruction_after(ctx, heads, shard, a, o, v, r, tau, s);
   const Arguments p{head_map(heads),
                     shard.L_lc,

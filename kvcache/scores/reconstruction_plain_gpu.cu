@@ -100,6 +100,44 @@ __global__ void __launch_bounds__(kThreads) after_kernel(AfterArguments<T> p) {
   p.s[at] = odds(p.a[at]) * norm;
 }
 
+// Without factors, for bf16 values: eight columns per thread, all query heads of the KV head at once.
+template <int kD>
+__global__ void __launch_bounds__(kThreads) distances_kernel(AfterArguments<__nv_bfloat16> p) {
+  constexpr int kLanes = kD / 8, kRows = kThreads / kLanes, kSets = 4;
+  const int g = blockIdx.x, first_head = p.heads.first(g), heads = p.heads.count(g);
+  const int lane = threadIdx.x % kLanes;
+  const int64_t first = static_cast<int64_t>(blockIdx.y) * kRows * kSets + threadIdx.x / kLanes;
+  float x[kSets][8];
+#pragma unroll
+  for (int n = 0; n < kSets; ++n)
+    unpack(load8(p.v + min(first + n * kRows, p.L_lc - 1) * p.v_ld + g * kD + lane * 8), x[n]);
+  for (int h = first_head; h < first_head + heads; ++h) {
+    const float4* o = reinterpret_cast<const float4*>(p.o + h * kD + lane * 8);
+    const float4 low = __ldg(o), high = __ldg(o + 1);
+    const float c[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
+#pragma unroll
+    for (int n = 0; n < kSets; ++n) {
+      float sum = 0.0f;
+#pragma unroll
+      for (int k = 0; k < 8; ++k) sum = fmaf(c[k] - x[n][k], c[k] - x[n][k], sum);
+#pragma unroll
+      for (int offset = kLanes / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, offset);
+      const int64_t i = first + n * kRows;
+      if (lane != n || i >= p.L_lc) continue;
+      float norm = sqrtf(sum);
+      if (p.tau != 1.0f) norm = powf(norm, p.tau);
+      p.s[h * p.stride + i] = odds(p.a[h * p.stride + i]) * norm;
+    }
+  }
+}
+
+template <int kD>
+void launch_distances(Context& ctx, const AfterArguments<__nv_bfloat16>& p) {
+  const unsigned tiles = blocks_for(p.L_lc, 4 * kThreads / (kD / 8));
+  distances_kernel<kD><<<dim3(p.heads.Hkv_lc, tiles), kThreads, 0, stream_of(ctx)>>>(p);
+  RESTKV_KERNEL_CHECK();
+}
+
 template <class T>
 struct BeforeArguments {
   HeadMap heads;
@@ -222,6 +260,21 @@ void launch(Context& ctx, void (*kernel)(P...), dim3 cells, int64_t floats, P...
 
 void plain_reconstruction_after(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* a,
                                 const float* o, const MatrixView& v, const float* r, double tau, float* s) {
+  if (r == nullptr && v.dtype == DType::bf16 && aligned_rows(v, 16)) {
+    const AfterArguments<__nv_bfloat16> p{head_map(heads),
+                                          shard.L_lc,
+                                          shard.stride,
+                                          v.ld,
+                                          a,
+                                          o,
+                                          static_cast<const __nv_bfloat16*>(v.data),
+                                          nullptr,
+                                          static_cast<float>(tau),
+                                          s};
+    if (heads.d == 64) return launch_distances<64>(ctx, p);
+    if (heads.d == 128) return launch_distances<128>(ctx, p);
+    if (heads.d == 256) return launch_distances<256>(ctx, p);
+  }
   with_elements("reconstruction_after", v, [&](const auto* values) {
     using T = std::remove_cv_t<std::remove_pointer_t<decltype(values)>>;
     launch(ctx, after_kernel<T>, cells_of(heads, shard.L_lc), heads.d * kPitch + kThreads,

@@ -88,17 +88,16 @@ __global__ void __launch_bounds__(32 * kFoldWarps)
   const int64_t row = static_cast<int64_t>(blockIdx.x) * 32 + lane;
   const bool valid = row < rows;
   float max = -INFINITY;
-  if (valid)
-    for (int b = warp; b < slots.blocks; b += kFoldWarps) max = fmaxf(max, gathered[slots.of(b) * rows + row].x);
+  if (valid) slots.for_blocks(warp, kFoldWarps, [&](int slot) { max = fmaxf(max, gathered[slot * rows + row].x); });
   high[warp][lane] = max;
   __syncthreads();
   for (int i = 0; i < kFoldWarps; ++i) max = fmaxf(max, high[i][lane]);
   double sum = 0.0;
   if (valid)
-    for (int b = warp; b < slots.blocks; b += kFoldWarps) {
-      const float2 partial = gathered[slots.of(b) * rows + row];
+    slots.for_blocks(warp, kFoldWarps, [&](int slot) {
+      const float2 partial = gathered[slot * rows + row];
       if (partial.y > 0.0f) sum += static_cast<double>(partial.y) * expf(partial.x - max);
-    }
+    });
   part[warp][lane] = sum;
   __syncthreads();
   if (warp != 0 || !valid) return;

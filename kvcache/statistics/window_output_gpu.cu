@@ -4,6 +4,7 @@
 #include "dist/base/gpu_math.h"
 #include "kvcache/gpu/layout.h"
 #include "kvcache/gpu/softmax_weight.h"
+#include "kvcache/gpu/tensor_core.h"
 #include "kvcache/statistics/window_output.h"
 
 namespace restkv::gpu {
@@ -26,18 +27,24 @@ __device__ inline int64_t past_of(const BlockGrid& grid, int b) {
   return max(int64_t{0}, min(grid.P - grid.global(b), grid.count(b)));
 }
 
+// Vectors of values that every thread has under way.
+constexpr int kAhead = 8;
+
 template <int kD, int kHeads>
 constexpr int past_shared_bytes() {
-  return std::max(kRun, kWarps * kD) * kHeads * static_cast<int>(sizeof(float));
+  const int weights = kRun * kHeads * 4, ring = kAhead * kThreads * 16, sums = kWarps * kHeads * kD * 4;
+  return std::max(weights + ring, sums);
 }
 
-// Values of eight columns per thread for kHeads query heads at once: values are read once per KV head.
+// Values of eight columns per thread for kHeads query heads at once: values are read once per KV head. They come
+// through a ring in shared memory of which a thread reads what it has fetched itself, so no thread waits for another.
 template <int kD, int kHeads>
 __global__ void __launch_bounds__(kThreads) past_output_kernel(PastArguments p, const __nv_bfloat16* v) {
   constexpr int kLanes = kD / 8;  // threads per row of values
   constexpr int kRows = kThreads / kLanes;
-  constexpr int kAhead = 4;
-  extern __shared__ __align__(16) float shared[];  // weights [kRun][kHeads], then sums [kWarps][kHeads][kD]
+  extern __shared__ __align__(
+      16) float shared[];  // weights [kRun][kHeads] and the ring, then sums [kWarps][kHeads][kD]
+  uint4* ring = reinterpret_cast<uint4*>(shared + kRun * kHeads) + threadIdx.x;
   const int g = blockIdx.x, b = blockIdx.y;
   const int first_head = p.heads.first(g) + blockIdx.z * kHeads;
   const int heads = min(kHeads, p.heads.count(g) - static_cast<int>(blockIdx.z) * kHeads);
@@ -47,6 +54,13 @@ __global__ void __launch_bounds__(kThreads) past_output_kernel(PastArguments p, 
   float acc[kHeads][8] = {};
   for (int64_t base = 0; base < past; base += kRun) {
     const int count = static_cast<int>(min(int64_t{kRun}, past - base));
+    const __nv_bfloat16* from = v + (local + base + row) * p.v_ld + g * kD + lane * 8;
+    const auto fetch = [&](int i) {
+      if (row + i * kRows < count)
+        copy_async16(shared_address(ring + i % kAhead * kThreads), from + i * kRows * p.v_ld, true);
+      commit_copies();
+    };
+    for (int i = 0; i < kAhead - 1; ++i) fetch(i);
     __syncthreads();
     for (int i = threadIdx.x; i < kHeads * kRun; i += kThreads) {
       const int h = i / kRun, j = i % kRun;
@@ -54,23 +68,16 @@ __global__ void __launch_bounds__(kThreads) past_output_kernel(PastArguments p, 
       shared[j * kHeads + h] = valid ? p.a[static_cast<int64_t>(first_head + h) * p.stride + local + base + j] : 0.0f;
     }
     __syncthreads();
-    const __nv_bfloat16* from = v + (local + base) * p.v_ld + g * kD + lane * 8;
-    for (int j0 = row; j0 < count; j0 += kAhead * kRows) {
-      Bf16x8 raw[kAhead];
+    for (int i = 0; row + i * kRows < count; ++i) {
+      wait_groups<kAhead - 2>();
+      float x[8];
+      unpack(*reinterpret_cast<const Bf16x8*>(ring + i % kAhead * kThreads), x);
+      const float* weights = shared + (row + i * kRows) * kHeads;
 #pragma unroll
-      for (int u = 0; u < kAhead; ++u)
-        if (j0 + u * kRows < count) raw[u] = load8(from + (j0 + u * kRows) * p.v_ld);
+      for (int h = 0; h < kHeads; ++h)
 #pragma unroll
-      for (int u = 0; u < kAhead; ++u) {
-        if (j0 + u * kRows >= count) break;
-        float x[8];
-        unpack(raw[u], x);
-        const float* weights = shared + (j0 + u * kRows) * kHeads;
-#pragma unroll
-        for (int h = 0; h < kHeads; ++h)
-#pragma unroll
-          for (int c = 0; c < 8; ++c) acc[h][c] = fmaf(weights[h], x[c], acc[h][c]);
-      }
+        for (int c = 0; c < 8; ++c) acc[h][c] = fmaf(weights[h], x[c], acc[h][c]);
+      fetch(i + kAhead - 1);  // into the place of the step before, which has been used
     }
   }
   __syncthreads();
@@ -199,11 +206,8 @@ __global__ void __launch_bounds__(32 * kFoldWarps)
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * 32 + lane;
   double sum = 0.0;
-  if (i < elements) {
-#pragma unroll 8
-    for (int b = warp; b < slots.blocks; b += kFoldWarps)
-      sum += static_cast<double>(gathered[slots.of(b) * elements + i]);
-  }
+  if (i < elements)
+    slots.for_blocks(warp, kFoldWarps, [&](int slot) { sum += static_cast<double>(gathered[slot * elements + i]); });
   part[warp][lane] = sum;
   __syncthreads();
   if (warp != 0 || i >= elements) return;

@@ -152,7 +152,8 @@ TEST_F(ScoringGpu, Options) {
   const CaseShape shape{450, 12, 64, 8, 2, 64};
   for (DType dtype : {DType::f32, DType::bf16}) {
     compare({shape, dtype, {}, RowReduction::mean, 0.5}, 60);
-    compare({shape, dtype, {}, RowReduction::sum, 1.0, false}, 61);
+    for (int64_t d : {64, 128, 256})
+      compare({{450, 12, 64, 8, 2, d}, dtype, {}, RowReduction::sum, d == 64 ? 1.5 : 1.0, false}, 61);
     compare({shape, dtype, {}, RowReduction::ema, 2.0, true, true}, 62);
     // A part of two groups, as with more tensor ranks than KV heads.
     compare({shape, dtype, {{3, 6}, {0, 2}}}, 63);
@@ -189,7 +190,9 @@ TEST_F(ScoringGpu, LongPromptAgainstASlice) {
     return values;
   };
   const std::vector<float> q = fill(W * Hq * d, 1.5f), k = fill(L * d, 1.0f), v = fill(L * d, 1.0f);
-  const std::vector<float> r = fill(Hq * d * d, 0.2f);
+  std::vector<float> r = fill(Hq * d * d, 0.2f);
+  for (int64_t i = 0; i < Hq * d * d; ++i)
+    if (i % d < i / d % d) r[i] = 0.0f;  // upper triangular
   Tensor q_gpu = upload(*gpu, q, {W, Hq * d}, DType::bf16), k_gpu = upload(*gpu, k, {L, d}, DType::bf16);
   Tensor v_gpu = upload(*gpu, v, {L, d}, DType::bf16), r_gpu = upload(*gpu, r, {Hq, d, d});
   Tensor logits = gpu->empty(DType::f32, {Hq * W, shard.stride}), softmax = gpu->empty(DType::f32, {Hq * W, 2});

@@ -65,9 +65,10 @@ inline ScoringInput scoring_input(const ScoringShape& s, uint32_t seed) {
   return in;
 }
 
-/// A copy on the context's device; bf16 when asked for.
+/// A copy on the context's device; bf16 when asked for, but on GPUs alone.
 inline Tensor upload(Context& ctx, const std::vector<float>& values, Shape shape, DType dtype = DType::f32) {
-  if (dtype == DType::f32) return ctx.to_device(values.data(), dtype, std::move(shape));
+  if (dtype == DType::f32 || ctx.device() == Device::cpu)
+    return ctx.to_device(values.data(), DType::f32, std::move(shape));
   std::vector<bf16> half;
   for (float x : values) half.push_back(to_bf16(x));
   return ctx.to_device(half.data(), dtype, std::move(shape));
