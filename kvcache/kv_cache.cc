@@ -169,6 +169,20 @@ std::vector<int64_t> KvCache::positions(int64_t layer_index, int64_t head) const
   return {mine.begin(), mine.end()};
 }
 
+KvCache KvCache::clone() const {
+  auto copy = [this](Tensor& t) {
+    if (t.empty()) return;
+    Tensor own = ctx_->empty(t.dtype(), t.shape());
+    ctx_->copy(own.raw(), t.raw(), t.bytes());
+    t = own;
+  };
+  KvCache other = *this;
+  for (Layer& layer : other.layers_)
+    for (Tensor* t : {&layer.k, &layer.v, &layer.position}) copy(*t);
+  for (Tensor* t : {&other.first_rows_, &other.lengths_}) copy(*t);
+  return other;
+}
+
 int64_t KvCache::layers() const { return static_cast<int64_t>(layers_.size()); }
 
 int64_t KvCache::heads() const { return heads_; }

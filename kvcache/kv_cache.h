@@ -48,6 +48,9 @@ class KvCache {
   /// Global positions of a head's rows, in storage order; waits for the device.
   std::vector<int64_t> positions(int64_t layer, int64_t head) const;
 
+  /// A cache of the same rows in memory of its own (a copy of this object shares its memory). In stream order.
+  KvCache clone() const;
+
   int64_t layers() const;
   int64_t heads() const;
   /// Bytes of k and v: of the rows in use, and of the storage held.

@@ -97,12 +97,20 @@ void GroupMeasurement::measure_prefills() {
   sequences_.push_back(std::move(*sequence));
 }
 
-BenchResult GroupMeasurement::measure(int64_t batch) {
-  if (sequences_.empty()) measure_prefills();
-  while (static_cast<int64_t>(sequences_.size()) < batch) {
+void GroupMeasurement::add_sequence() {
+  if (config_.bench.distinct) {
     double seconds = 0.0;
     sequences_.push_back(prefill(static_cast<int64_t>(sequences_.size()), &seconds));
+  } else {
+    Sequence copy = sequences_.front();
+    copy.cache = copy.cache.clone();
+    sequences_.push_back(std::move(copy));
   }
+}
+
+BenchResult GroupMeasurement::measure(int64_t batch) {
+  if (sequences_.empty()) measure_prefills();
+  while (static_cast<int64_t>(sequences_.size()) < batch) add_sequence();
   RESTKV_CHECK(static_cast<int64_t>(sequences_.size()) == batch, "a batch of {} after one of {}", batch,
                sequences_.size());
   BenchResult result = prefills_;

@@ -37,13 +37,14 @@ class GroupMeasurement {
   GroupMeasurement(Context& ctx, const ProcessGrid& grid, Transformer& model, const RunConfig& config,
                    const BenchGroup& group);
 
-  /// Prefills what is missing of `batch` sequences and decodes them together. `batch` grows from call to call: the
-  /// sequences are those of the call before (longer by its steps), and more. Collective.
+  /// Prefills (or copies, see bench.distinct) what is missing of `batch` sequences and decodes them together. `batch`
+  /// grows from call to call: the sequences are those of the call before (longer by its steps), and more. Collective.
   BenchResult measure(int64_t batch);
 
  private:
   Sequence prefill(int64_t index, double* seconds);
   void measure_prefills();
+  void add_sequence();
   void decode(BenchResult& result);
   void gather_memory(BenchResult& result);
   double kv_bytes();

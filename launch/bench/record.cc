@@ -178,8 +178,9 @@ std::string point_line(const BenchPoint& point, const BenchSetting& setting) {
 std::string point_summary(const BenchPoint& point) {
   const CacheConfig& cache = point.config.cache;
   Json budget = budget_of(point);
-  std::string text = fmt::format("{}x{}, {}{}, {} tokens, batch {}: ", point.layout.sequence, point.layout.tensor,
-                                 cache.policy, budget.is_null() ? "" : " " + budget.dump(), point.context, point.batch);
+  std::string text =
+      fmt::format("{}x{}, {}{}{}, {} tokens, batch {}: ", point.layout.sequence, point.layout.tensor, cache.policy,
+                  budget.is_null() ? "" : " ", budget.is_null() ? "" : budget.dump(), point.context, point.batch);
   if (point.status != "ok") return text + point.status + ": " + point.reason;
   return text + fmt::format("prefill {:.3f} s, decode {:.3f} ms", point.result.prefill_s, point.result.step_s * 1e3);
 }

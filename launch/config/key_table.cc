@@ -188,7 +188,11 @@ std::vector<KeySpec> bench_keys() {
                 "Layouts, sequence x tensor: `2x1`. Each has to fit the number of ranks. Empty: the one of `parallel`.",
                 FIELD(bench.layouts)),
       choice_key("bench.prompt", kNeither, "What the prompts are: `random` tokens.", {"random"}, FIELD(bench.prompt)),
-      unsigned_key("bench.seed", kNeither, "Seed of the prompts; each of a batch is another one.", FIELD(bench.seed)),
+      unsigned_key("bench.seed", kNeither, "Seed of the prompts.", FIELD(bench.seed)),
+      bool_key("bench.distinct", kNeither,
+               "Every sequence of a batch is prefilled from a prompt of its own. `false`: the others are copies of the "
+               "first one's cache, which saves their prefills and is as much work to decode.",
+               FIELD(bench.distinct)),
       integer_key("bench.new_tokens", "tokens", kNeither, "Decode steps that are measured.", 1, kMost,
                   FIELD(bench.new_tokens)),
       integer_key("bench.warmup", "", kNeither, "Prefills, and decode steps, before those that are measured.", 0, 1000,

@@ -81,6 +81,7 @@ struct RunConfig {
     std::vector<std::string> layouts;  ///< "2x1": sequence x tensor; empty: the one of `parallel`
     BenchPrompt prompt = BenchPrompt::random;
     uint64_t seed = 0;
+    bool distinct = true;  ///< every sequence of a batch has a prompt of its own
     int64_t new_tokens = 32;
     int64_t warmup = 1;
     int64_t repeats = 3;

@@ -128,6 +128,31 @@ TEST(KvCache, StoringAgainReplacesAndFrees) {
   EXPECT_EQ(cache.positions(0, 0), (std::vector<int64_t>{1012, 1027}));
 }
 
+TEST(KvCache, ACloneHasTheSameRowsInMemoryOfItsOwn) {
+  Context ctx({Device::cpu, 1});
+  Source source(50, 2, 8);
+  KvCache cache(ctx, 2, 2, 8, DType::bf16);
+  source.store(ctx, cache, 0, {0, 1}, {{0, 7, 49}, {3}}, 1);
+  source.store(ctx, cache, 1, {1, 0}, {{}, {4, 5}}, 1);
+  int64_t before = ctx.memory().current();
+  KvCache clone = cache.clone();
+  EXPECT_EQ(ctx.memory().current() - before, cache.capacity_bytes() + (6 + 4) * 4);  // and i32 positions
+  std::vector<uint16_t> row(16, 9);
+  cache.append(0, row.data(), row.data(), std::vector<int64_t>{0, 1}.data(), 5000);
+  EXPECT_EQ(cache.length(0, 0), 4);
+  EXPECT_EQ(clone.length(0, 0), 3);
+  clone.append(0, source.row(source.k, 9, 0), source.row(source.v, 9, 0), std::vector<int64_t>{0, 1}.data(), 6000);
+  EXPECT_EQ(cache.positions(0, 0).back(), 5000);
+  EXPECT_EQ(clone.positions(0, 0), (std::vector<int64_t>{1000, 1021, 1147, 6000}));
+  for (int64_t i : {0, 1, 2}) {
+    const int32_t from = std::vector<int32_t>{0, 7, 49}[static_cast<size_t>(i)];
+    EXPECT_TRUE(same_bits(clone.view(0).k_head<uint16_t>(0) + i * 8, source.row(source.k, from, 0), 16));
+    EXPECT_TRUE(same_bits(clone.view(0).v_head<uint16_t>(0) + i * 8, source.row(source.v, from, 0), 16));
+  }
+  EXPECT_TRUE(same_bits(clone.view(0).k_head<uint16_t>(0) + 24, source.row(source.k, 9, 0), 16));
+  EXPECT_EQ(clone.positions(1, 1), (std::vector<int64_t>{1012, 1015}));
+}
+
 TEST(KvCache, RefusesWhatDoesNotFit) {
   Context ctx({Device::cpu, 1});
   Source source(4, 2, 4);

@@ -140,6 +140,18 @@ TEST_F(BenchRun, APointThatFailsKeepsTheOthers) {
   EXPECT_HAS(lines[3]["reason"].get<std::string>(), "out of memory");
 }
 
+TEST_F(BenchRun, CopiesAreAsMuchWorkAsPromptsOfTheirOwn) {
+  const std::string sets = " --set 'bench.batch=[1, 3]' --set bench.context=400";
+  EXPECT_EQ(bench(1, sets).exit_code, 0);
+  EXPECT_EQ(bench(1, sets + " --set bench.distinct=false").exit_code, 0);
+  auto lines = testing::read_results(file());
+  ASSERT_EQ(lines.size(), 6u);
+  // 3 x 33.5 rows and the 3 that the first sequence had gone on; copied with them when the others are copies of it.
+  EXPECT_EQ(lines[2]["decode"]["kv_bytes"], 2 * 2 * 2 * 32 * 4 * (3 * 33.5 + 3));
+  EXPECT_EQ(lines[5]["decode"]["kv_bytes"], 2 * 2 * 2 * 32 * 4 * (3 * 33.5 + 9));
+  EXPECT_EQ(lines[2]["kept_hash"], lines[5]["kept_hash"]);
+}
+
 TEST_F(BenchRun, RunsAreAppended) {
   EXPECT_EQ(bench(1, "").exit_code, 0);
   EXPECT_EQ(bench(1, " --set bench.seed=1").exit_code, 0);

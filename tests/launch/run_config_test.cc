@@ -92,7 +92,7 @@ TEST(Config, RandomWeightsAndTheSweep) {
   RunConfig c = load(R"(
 model: {weights: random, preset: llama-3.1-8b, layers: 4, seed: 9, gain: 2.5}
 parallel: {device: gpu}
-bench: {context: [4096, 8192], policies: full, budgets: [512, 10%, 0.2], batch: 8, layouts: [1x1, 2x1], seed: 4,
+bench: {context: [4096, 8192], policies: full, budgets: [512, 10%, 0.2], batch: 8, layouts: [1x1, 2x1], seed: 4, distinct: false,
         new_tokens: 16, warmup: 0, repeats: 5, prompt: random, file: "b-{config}.jsonl"}
 )");
   EXPECT_EQ(c.model.weights, WeightChoice::random);
@@ -110,6 +110,7 @@ bench: {context: [4096, 8192], policies: full, budgets: [512, 10%, 0.2], batch: 
   EXPECT_EQ(c.bench.batch, std::vector<int64_t>{8});
   EXPECT_EQ(c.bench.layouts, (std::vector<std::string>{"1x1", "2x1"}));
   EXPECT_EQ(c.bench.seed, 4u);
+  EXPECT_FALSE(c.bench.distinct);
   EXPECT_EQ(c.bench.new_tokens, 16);
   EXPECT_EQ(c.bench.warmup, 0);
   EXPECT_EQ(c.bench.repeats, 5);
