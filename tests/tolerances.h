@@ -23,6 +23,8 @@ inline constexpr double kOpBf16 = 5e-3;
 /// Long dot products of the same bf16 values in f32, in another order or on tensor cores: norm of the difference over norm
 /// of the result.
 inline constexpr double kDotF32 = 2e-5;
+/// Log-sum-exp of attention scores from bf16 queries and keys, in f32, absolute.
+inline constexpr double kLogSumExp = 5e-5;
 /// Perplexity against an independent implementation, relative.
 inline constexpr double kPerplexity = 1e-2;
 /// Kept sets under tensor parallelism, where sums are rounded in another order: least Jaccard index.

@@ -1,0 +1,18 @@
+// The GPU versions of the ops of batched decode in a build without CUDA: never reached, as in ops_nogpu.cc.
+#include "dist/base/error.h"
+#include "model/ops/attention_decode.h"
+#include "model/ops/sample.h"
+
+namespace restkv::gpu {
+namespace {
+
+[[noreturn]] void absent() { fail_runtime("an op on a GPU: this build has no CUDA backend"); }
+
+}  // namespace
+
+void attention_decode_batch(Context&, const BatchDecodeAttention&, const DecodeHeads&, const Tensor&) { absent(); }
+void advance_decode(Context&, const DecodeAdvance&) { absent(); }
+void merge_partial_attention(Context&, const PartialMerge&) { absent(); }
+void sample_batch(Context&, const SampleBatch&) { absent(); }
+
+}  // namespace restkv::gpu
