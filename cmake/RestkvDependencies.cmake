@@ -10,7 +10,7 @@ find_package(yaml-cpp REQUIRED)
 find_package(CLI11 REQUIRED)
 find_package(PkgConfig REQUIRED)
 # PREFIX=MODULE gives the target PkgConfig::PREFIX.
-set(RESTKV_PKG_MODULES OPENBLAS=openblas PCRE2=libpcre2-8 UTF8PROC=libutf8proc)
+set(RESTKV_PKG_MODULES OPENBLAS=openblas PCRE2=libpcre2-8 UTF8PROC=libutf8proc SENTENCEPIECE=sentencepiece)
 foreach(module IN LISTS RESTKV_PKG_MODULES)
   string(REPLACE "=" ";" module ${module})
   list(GET module 0 prefix)

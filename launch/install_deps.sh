@@ -10,6 +10,7 @@ packages=(
   "libopenmpi-dev" "openmpi-bin"
   "libopenblas-dev | libopenblas-openmp-dev | libopenblas-pthread-dev"
   "libfmt-dev" "libspdlog-dev" "nlohmann-json3-dev" "libyaml-cpp-dev" "libcli11-dev" "libpcre2-dev" "libutf8proc-dev"
+  "libsentencepiece-dev"
   "python3" "python3-pip" "ca-certificates"
 )
 for option in "$@"; do

@@ -116,7 +116,8 @@ std::shared_ptr<Tokenizer> gguf_tokenizer(const GgufFile& file) {
   data.unknown = file.get_integer(key("unknown_token_id"), -1);
   data.padding = file.get_integer(key("padding_token_id"), -1);
   if (file.has(key("add_bos_token"))) data.add_bos = file.get_bool(key("add_bos_token"), false);
-  data.add_space_prefix = file.get_bool(key("add_space_prefix"), false);
+  if (file.has(key("add_eos_token"))) data.add_eos = file.get_bool(key("add_eos_token"), false);
+  if (file.has(key("add_space_prefix"))) data.add_space_prefix = file.get_bool(key("add_space_prefix"), false);
   return make_gguf_tokenizer(std::move(data));
 }
 

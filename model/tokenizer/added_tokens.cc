@@ -54,6 +54,21 @@ size_t white_space_before(std::string_view text, size_t begin) {
   return begin;
 }
 
+std::vector<AddedToken> select(const std::vector<AddedToken>& tokens, bool normalized, bool with_special) {
+  std::vector<AddedToken> chosen;
+  for (const AddedToken& token : tokens)
+    if (token.normalized == normalized && (with_special || !token.special)) chosen.push_back(token);
+  return chosen;
+}
+
+std::vector<AddedToken> normalize_contents(std::vector<AddedToken> tokens,
+                                           const std::function<std::string(std::string_view)>& normalize) {
+  for (AddedToken& token : tokens)
+    if (token.normalized && normalize) token.content = normalize(token.content);
+  std::erase_if(tokens, [](const AddedToken& token) { return token.content.empty(); });
+  return tokens;
+}
+
 size_t white_space_after(std::string_view text, size_t end) {
   while (end < text.size()) {
     const Utf8Step step = next_utf8(text, end);
@@ -116,6 +131,29 @@ void AddedTokenMatcher::split(std::string_view text, const std::function<void(st
     done = std::max(done, end);
   }
   if (done < text.size()) on_text(text.substr(done));
+}
+
+AddedTokenSplitter::AddedTokenSplitter(std::vector<AddedToken> tokens,
+                                       std::function<std::string(std::string_view)> normalize)
+    : normalize_(std::move(normalize)),
+      raw_(select(tokens, false, true)),
+      raw_plain_(select(tokens, false, false)),
+      normalized_(normalize_contents(select(tokens, true, true), normalize_)),
+      normalized_plain_(normalize_contents(select(tokens, true, false), normalize_)) {}
+
+void AddedTokenSplitter::split(std::string_view text, bool parse_special,
+                               const std::function<void(std::string_view, bool)>& on_text,
+                               const std::function<void(int32_t)>& on_token) const {
+  const AddedTokenMatcher& raw = parse_special ? raw_ : raw_plain_;
+  const AddedTokenMatcher& normalized = parse_special ? normalized_ : normalized_plain_;
+  const auto on_raw = [&](std::string_view part) {
+    const bool first = part.data() == text.data();
+    const std::string own = normalize_ ? normalize_(part) : std::string();
+    const std::string_view clean = normalize_ ? own : part;
+    normalized.split(
+        clean, [&](std::string_view piece) { on_text(piece, first && piece.data() == clean.data()); }, on_token);
+  };
+  raw.split(text, on_raw, on_token);
 }
 
 }  // namespace restkv

@@ -40,6 +40,23 @@ class AddedTokenMatcher {
   bool starts_[256] = {};                                 // bytes with which some token begins
 };
 
+/// What a tokenizer does with text before its model sees it: cuts out the tokens that are looked for in the text as it
+/// is, normalizes what lies between, and cuts out those that are looked for in normalized text.
+class AddedTokenSplitter {
+ public:
+  /// `normalize` is applied to text, and to the contents of normalized tokens; empty: text stays as it is.
+  AddedTokenSplitter(std::vector<AddedToken> tokens, std::function<std::string(std::string_view)> normalize);
+
+  /// `on_text`: normalized text, and whether it stands at the very beginning. Special tokens are found only with
+  /// `parse_special`.
+  void split(std::string_view text, bool parse_special, const std::function<void(std::string_view, bool)>& on_text,
+             const std::function<void(int32_t)>& on_token) const;
+
+ private:
+  std::function<std::string(std::string_view)> normalize_;
+  AddedTokenMatcher raw_, raw_plain_, normalized_, normalized_plain_;
+};
+
 /// Unicode's White_Space property.
 bool is_white_space(char32_t character);
 

@@ -1,6 +1,6 @@
 #include "dist/base/error.h"
 #include "model/tokenizer/byte_alphabet.h"
-#include "model/tokenizer/byte_level_bpe.h"
+#include "model/tokenizer/bpe_tokenizer.h"
 #include "model/tokenizer/utf8.h"
 
 namespace restkv {
@@ -37,7 +37,10 @@ std::vector<char> fill_tokens(const BpeFile& file, BpeVocabulary& vocabulary) {
                  file.tokens_key, id, text);
     used[id] = 1;
     require_utf8(text, fmt::format("{}: {}: token {}", file.origin, file.tokens_key, id));
-    if (auto bytes = bytes_from_alphabet(text)) {
+    if (file.alphabet == BpeAlphabet::kCharacters) {
+      if (!text.empty()) vocabulary.by_bytes.emplace(text, static_cast<int32_t>(id));
+      vocabulary.bytes[id] = text;
+    } else if (auto bytes = bytes_from_alphabet(text)) {
       if (!bytes->empty()) vocabulary.by_bytes.emplace(*bytes, static_cast<int32_t>(id));
       if (bytes->size() == 1) vocabulary.byte_ids[static_cast<uint8_t>(bytes->front())] = static_cast<int32_t>(id);
       vocabulary.bytes[id] = std::move(*bytes);
@@ -68,7 +71,18 @@ void place_added_tokens(const BpeFile& file, const std::vector<AddedToken>& adde
     vocabulary.bytes[token.id] = token.content;
     if (!token.special) continue;
     // Text must not reach a special token by spelling it, only through the matcher.
-    if (const auto bytes = bytes_from_alphabet(token.content)) vocabulary.by_bytes.erase(*bytes);
+    if (file.alphabet == BpeAlphabet::kCharacters) {
+      vocabulary.by_bytes.erase(token.content);
+    } else if (const auto bytes = bytes_from_alphabet(token.content)) {
+      vocabulary.by_bytes.erase(*bytes);
+    }
+  }
+}
+
+void fill_fallback_bytes(const IdByText& ids, BpeVocabulary& vocabulary) {
+  for (int byte = 0; byte < 256; ++byte) {
+    const auto entry = ids.find(fmt::format("<0x{:02X}>", byte));
+    if (entry != ids.end()) vocabulary.byte_ids[byte] = entry->second;
   }
 }
 
@@ -94,12 +108,13 @@ void fill_merges(const BpeFile& file, const IdByText& ids, BpeVocabulary& vocabu
 BpeVocabulary build_bpe_vocabulary(const BpeFile& file, const std::vector<AddedToken>& added) {
   if (file.tokens.empty()) fail_input("{}: {} is missing or empty", file.origin, file.tokens_key);
   if (file.merges.empty())
-    fail_input("{}: {} is missing or empty; a byte-level BPE tokenizer needs its merges", file.origin, file.merges_key);
+    fail_input("{}: {} is missing or empty; a BPE tokenizer needs its merges", file.origin, file.merges_key);
   BpeVocabulary vocabulary;
   vocabulary.byte_ids.fill(-1);
   vocabulary.by_bytes.reserve(file.tokens.size());
   const IdByText ids = index_tokens(file);
   std::vector<char> used = fill_tokens(file, vocabulary);
+  if (file.alphabet == BpeAlphabet::kCharacters) fill_fallback_bytes(ids, vocabulary);
   fill_merges(file, ids, vocabulary);
   place_added_tokens(file, added, ids, std::move(used), vocabulary);
   return vocabulary;

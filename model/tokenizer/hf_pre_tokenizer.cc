@@ -4,6 +4,7 @@
 
 #include "dist/base/error.h"
 #include "model/tokenizer/json_value.h"
+#include "model/tokenizer/utf8.h"
 
 namespace restkv {
 namespace {
@@ -57,40 +58,79 @@ void add_byte_level(const JsonValue& step, PreTokenizer& out) {
     out.add_split(Regex(kGpt2Pattern, step.where()), SplitBehavior::kIsolated, false);
 }
 
+// A character, as "replacement" of Metaspace is.
+std::string read_character(const JsonValue& json) {
+  const std::string& text = json.string();
+  if (text.empty() || next_utf8(text, 0).length != text.size())
+    json.fail(fmt::format("found '{}'; expected one character", text));
+  return text;
+}
+
+void add_metaspace(const JsonValue& step, PreTokenizer& out) {
+  static const std::map<std::string, PrependScheme> known = {
+      {"never", PrependScheme::kNever}, {"first", PrependScheme::kFirst}, {"always", PrependScheme::kAlways}};
+  const JsonValue scheme = step.at("prepend_scheme");
+  PrependScheme value = PrependScheme::kAlways;
+  if (!scheme.is_null()) {
+    const auto entry = known.find(scheme.string());
+    if (entry == known.end())
+      scheme.fail(fmt::format("found '{}'; supported: never, first, always", scheme.string()));
+    value = entry->second;
+  } else if (!step.at("add_prefix_space").boolean_or(true)) {  // the spelling of older files
+    value = PrependScheme::kNever;
+  }
+  out.add_metaspace(read_character(step.at("replacement")), value, step.at("split").boolean_or(true));
+}
+
+void add_replace(const JsonValue& step, Normalizer& out) {
+  const JsonValue from = step.at("pattern").at("String");
+  if (from.is_null()) step.at("pattern").fail("supported: a \"String\"");
+  if (from.string().empty()) from.fail("the pattern is empty");
+  out.add_replace(from.string(), step.at("content").string());
+}
+
 }  // namespace
 
 Normalizer read_hf_normalizer(const nlohmann::json& json, const std::string& file) {
-  if (json.is_null()) return Normalizer::kNone;
+  Normalizer out;
+  if (json.is_null()) return out;
   std::vector<JsonValue> steps;
   flatten(JsonValue(json, file, "normalizer"), "normalizers", 0, steps);
-  for (const JsonValue& step : steps)
-    if (step.at("type").string() != "NFC")
-      step.fail(fmt::format("found type '{}'; supported: null, NFC, Sequence", step.at("type").string()));
-  return steps.empty() ? Normalizer::kNone : Normalizer::kNfc;
+  for (const JsonValue& step : steps) {
+    const std::string& type = step.at("type").string();
+    if (type == "NFC") {
+      out.add_nfc();
+    } else if (type == "Prepend") {
+      out.add_prepend(step.at("prepend").string());
+    } else if (type == "Replace") {
+      add_replace(step, out);
+    } else {
+      step.fail(fmt::format("found type '{}'; supported: null, NFC, Prepend, Replace, Sequence", type));
+    }
+  }
+  return out;
 }
 
-PreTokenizer read_hf_pre_tokenizer(const nlohmann::json& json, const std::string& file) {
-  const JsonValue root(json, file, "pre_tokenizer");
-  constexpr const char* kByteLevelOnly =
-      "only byte-level models are supported: pre_tokenizer must be ByteLevel, or a Sequence that ends with it";
-  if (root.is_null()) root.fail(fmt::format("found null; {}", kByteLevelOnly));
+HfPreTokenizer read_hf_pre_tokenizer(const nlohmann::json& json, const std::string& file) {
+  HfPreTokenizer out;
+  if (json.is_null()) return out;
   std::vector<JsonValue> steps;
-  flatten(root, "pretokenizers", 0, steps);
-  if (steps.empty()) root.fail(fmt::format("found an empty Sequence; {}", kByteLevelOnly));
-  PreTokenizer out;
+  flatten(JsonValue(json, file, "pre_tokenizer"), "pretokenizers", 0, steps);
   for (size_t i = 0; i < steps.size(); ++i) {
     const std::string& type = steps[i].at("type").string();
-    const bool last = i + 1 == steps.size();
-    if (type == "ByteLevel" && last) {
-      add_byte_level(steps[i], out);
-    } else if (type == "ByteLevel" || (last && (type == "Split" || type == "Digits"))) {
-      steps[i].fail(fmt::format("found {} {}; {}", type, last ? "at the end" : "before the end", kByteLevelOnly));
+    if (type == "ByteLevel" && i + 1 == steps.size()) {
+      add_byte_level(steps[i], out.steps);
+      out.byte_level = true;
+    } else if (type == "ByteLevel") {
+      steps[i].fail("found ByteLevel before the end; it must be the last step");
     } else if (type == "Split") {
-      add_split(steps[i], out);
+      add_split(steps[i], out.steps);
     } else if (type == "Digits") {
-      add_digits(steps[i], out);
+      add_digits(steps[i], out.steps);
+    } else if (type == "Metaspace") {
+      add_metaspace(steps[i], out.steps);
     } else {
-      steps[i].fail(fmt::format("found type '{}'; supported: ByteLevel, Split, Digits, Sequence", type));
+      steps[i].fail(fmt::format("found type '{}'; supported: null, ByteLevel, Metaspace, Split, Digits, Sequence", type));
     }
   }
   return out;

@@ -1,4 +1,4 @@
-// Reads the "normalizer" and "pre_tokenizer" of a Hugging Face tokenizer.json of a byte-level model.
+// Reads the "normalizer" and "pre_tokenizer" of a Hugging Face tokenizer.json.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -12,7 +12,12 @@ namespace restkv {
 /// `json`: the value of "normalizer", may be null. Throws InputError naming `file`, the key and what is supported.
 Normalizer read_hf_normalizer(const nlohmann::json& json, const std::string& file);
 
-/// `json`: the value of "pre_tokenizer". Its last step must be ByteLevel. Throws InputError like the above.
-PreTokenizer read_hf_pre_tokenizer(const nlohmann::json& json, const std::string& file);
+struct HfPreTokenizer {
+  PreTokenizer steps;
+  bool byte_level = false;  ///< the last step is ByteLevel: the model works on bytes, else on characters
+};
+
+/// `json`: the value of "pre_tokenizer", may be null. Throws InputError like the above.
+HfPreTokenizer read_hf_pre_tokenizer(const nlohmann::json& json, const std::string& file);
 
 }  // namespace restkv

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "model/tokenizer/normalizer.h"
+
 namespace restkv {
 
 const char* const kGpt2Pattern = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
@@ -53,48 +55,83 @@ std::vector<Part> merge_parts(std::vector<Part> parts, SplitBehavior behavior) {
 }  // namespace
 
 void PreTokenizer::add_split(Regex regex, SplitBehavior behavior, bool invert) {
-  steps_.push_back({{std::move(regex)}, behavior, invert});
+  Step step;
+  step.regex.push_back(std::move(regex));
+  step.behavior = behavior;
+  step.invert = invert;
+  steps_.push_back(std::move(step));
 }
 
-void PreTokenizer::add_prefix_space() { steps_.emplace_back(); }
-
-void PreTokenizer::split(std::string_view text, RegexScratch& scratch, const Sink& sink) const {
-  run(0, text, scratch, sink);
+void PreTokenizer::add_prefix_space() {
+  Step step;
+  step.kind = Kind::kPrefixSpace;
+  steps_.push_back(std::move(step));
 }
 
-void PreTokenizer::run(size_t index, std::string_view text, RegexScratch& scratch, const Sink& sink) const {
+void PreTokenizer::add_metaspace(std::string replacement, PrependScheme scheme, bool split) {
+  Step step;
+  step.kind = Kind::kMetaspace;
+  if (split) step.regex.emplace_back(regex_escape(replacement), "Metaspace");
+  step.behavior = SplitBehavior::kMergedWithNext;
+  step.replacement = std::move(replacement);
+  step.scheme = scheme;
+  steps_.push_back(std::move(step));
+}
+
+void PreTokenizer::split(std::string_view text, bool first, RegexScratch& scratch, const Sink& sink) const {
+  run(0, text, first, {scratch, sink});
+}
+
+void PreTokenizer::run(size_t index, std::string_view text, bool first, const Run& state) const {
   if (text.empty()) return;
-  if (index == steps_.size()) return sink(text);
+  if (index == steps_.size()) return state.sink(text);
   const Step& step = steps_[index];
-  if (step.regex.empty()) {
-    if (text.front() == ' ') return run(index + 1, text, scratch, sink);
+  if (step.kind == Kind::kMetaspace) return run_metaspace(index, text, first, state);
+  if (step.kind == Kind::kPrefixSpace) {
+    if (text.front() == ' ') return run(index + 1, text, first, state);
     std::string prefixed(1, ' ');
     prefixed += text;
-    return run(index + 1, prefixed, scratch, sink);
+    return run(index + 1, prefixed, first, state);
   }
-  if (step.behavior == SplitBehavior::kIsolated) return run_isolated(index, text, scratch, sink);
-  for (const Part& part : merge_parts(find_parts(step.regex[0], step.invert, text, scratch), step.behavior))
-    run(index + 1, text.substr(part.begin, part.end - part.begin), scratch, sink);
+  if (step.behavior == SplitBehavior::kIsolated) return run_isolated(index, text, first, state);
+  run_split(index, text, first, state);
+}
+
+void PreTokenizer::run_split(size_t index, std::string_view text, bool first, const Run& state) const {
+  const Step& step = steps_[index];
+  for (const Part& part : merge_parts(find_parts(step.regex[0], step.invert, text, state.scratch), step.behavior))
+    run(index + 1, text.substr(part.begin, part.end - part.begin), first && part.begin == 0, state);
 }
 
 // The usual step, without a list: matches and the gaps between them are all pieces, so `invert` changes nothing.
-void PreTokenizer::run_isolated(size_t index, std::string_view text, RegexScratch& scratch, const Sink& sink) const {
+void PreTokenizer::run_isolated(size_t index, std::string_view text, bool first, const Run& state) const {
   const Regex& regex = steps_[index].regex[0];
   Regex::Match match;
   size_t at = 0;
-  while (at < text.size() && regex.find(text, at, scratch, match)) {
-    run(index + 1, text.substr(at, match.begin - at), scratch, sink);
-    run(index + 1, text.substr(match.begin, match.end - match.begin), scratch, sink);
+  while (at < text.size() && regex.find(text, at, state.scratch, match)) {
+    run(index + 1, text.substr(at, match.begin - at), first && at == 0, state);
+    run(index + 1, text.substr(match.begin, match.end - match.begin), first && match.begin == 0, state);
     at = match.end;
   }
-  run(index + 1, text.substr(at), scratch, sink);
+  run(index + 1, text.substr(at), first && at == 0, state);
+}
+
+void PreTokenizer::run_metaspace(size_t index, std::string_view text, bool first, const Run& state) const {
+  const Step& step = steps_[index];
+  std::string marked = replace_all(text, " ", step.replacement);
+  const bool wanted = step.scheme == PrependScheme::kAlways || (step.scheme == PrependScheme::kFirst && first);
+  if (wanted && !marked.starts_with(step.replacement)) marked.insert(0, step.replacement);
+  if (step.regex.empty()) return run(index + 1, marked, first, state);
+  run_split(index, marked, first, state);
 }
 
 std::string PreTokenizer::describe() const {
   std::string out;
   for (const Step& step : steps_) {
     if (!out.empty()) out += ", then ";
-    out += step.regex.empty() ? std::string("prefix space") : "split " + step.regex[0].pattern();
+    if (step.kind == Kind::kSplit) out += "split " + step.regex[0].pattern();
+    if (step.kind == Kind::kPrefixSpace) out += "prefix space";
+    if (step.kind == Kind::kMetaspace) out += step.regex.empty() ? "metaspace" : "metaspace, split";
   }
   return out.empty() ? "none" : out;
 }

@@ -29,6 +29,12 @@ inline nlohmann::json read_json(const std::string& path) {
   return nlohmann::json::parse(in);
 }
 
+inline std::string read_bytes(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  EXPECT_TRUE(in) << path;
+  return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+}
+
 inline const std::vector<std::string>& fixture_strings() {
   static const auto strings = read_json(tokenizer_data("strings.json")).get<std::vector<std::string>>();
   return strings;
@@ -80,16 +86,22 @@ inline GgufTokenizerData gguf_from_fixture(const std::string& name, const std::s
   return data;
 }
 
-/// A directory with the given tokenizer.json, removed at the end.
+/// A directory with the given files, removed at the end.
 class TokenizerDirectory {
  public:
-  explicit TokenizerDirectory(const std::string& tokenizer_json, const std::string& config = "{}") {
+  explicit TokenizerDirectory(const std::string& tokenizer_json, const std::string& config = "{}")
+      : TokenizerDirectory() {
+    write("tokenizer.json", tokenizer_json);
+    write("tokenizer_config.json", config);
+  }
+  TokenizerDirectory() {
     static int count = 0;
     path_ = std::filesystem::temp_directory_path() /
             ("restkv-tokenizer-" + std::to_string(::getpid()) + "-" + std::to_string(count++));
     std::filesystem::create_directories(path_);
-    std::ofstream(path_ / "tokenizer.json", std::ios::binary) << tokenizer_json;
-    std::ofstream(path_ / "tokenizer_config.json", std::ios::binary) << config;
+  }
+  void write(const std::string& name, const std::string& content) {
+    std::ofstream(path_ / name, std::ios::binary) << content;
   }
   ~TokenizerDirectory() { std::filesystem::remove_all(path_); }
   TokenizerDirectory(const TokenizerDirectory&) = delete;

@@ -62,13 +62,15 @@ class RoundTrip : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(RoundTrip, AnyText) {
   const auto tokenizer = load_hf_tokenizer(tokenizer_data(GetParam()));
-  const auto normalizer = GetParam() == std::string("qwen2") ? Normalizer::kNfc : Normalizer::kNone;
+  const auto normalize = [](const std::string& text) {
+    return GetParam() == std::string("qwen2") ? to_nfc(text) : text;
+  };
   for (const std::string& text : fixture_strings())
-    EXPECT_EQ(tokenizer->decode(tokenizer->encode(text, false), true), normalize(normalizer, text));
+    EXPECT_EQ(tokenizer->decode(tokenizer->encode(text, false), true), normalize(text));
   std::mt19937 rng(2);
   for (int i = 0; i < 2000; ++i) {
     const std::string text = random_text(rng, 30);
-    EXPECT_EQ(tokenizer->decode(tokenizer->encode(text, true), false), normalize(normalizer, text));
+    EXPECT_EQ(tokenizer->decode(tokenizer->encode(text, true), false), normalize(text));
   }
 }
 

@@ -28,6 +28,9 @@ RTL = ["\u202eabc\u202c", "\u200fשלום\u200f 123", "العدد ١٢٣ (تم)"
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|im_start|>user\n", "<|im_end|>\n", "<|im_start", "<|im_end|", "<|", "|>", "<mask>",
            " <mask> ", "<pad>", "wordy", "swordy", "wordy-", "ñandú", "n\u0303andu\u0301", "<tool>", "\n<tool>\n\n", "<|endoftext|><|endoftext|>",
            "<|ENDOFTEXT|>"]
+PIECES = ["<s>", "</s>", "<unk>", "<bos>", "<eos>", "<pad>", "<mask>", "[INST]", "[/INST]", " [/INST] ", "[TOOL_CALLS]", "[INST", "INST]", "<start_of_turn>",
+          "<end_of_turn>", "<start_of_turn>user\n", "<end_of_turn>\n", "<s>[INST]", "</s><s>", "<s> ", " </s>", "<<SYS>>\n", "\n<</SYS>>\n\n", "<0x0A>", "<0xE2>",
+          "<0x0a>", "<0xGG>", "<0x", "\u2581", "\u2581\u2581", " \u2581 ", "\u2581a", "\u2582", "\n\n", "\n\n\n", "\n\n\n\n\n", "<unk><unk>", "\ufffd", "\ufffd\ufffd"]
 PUNCTUATION = list("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~") + ["...", "--", "?!", "\u2014", "\u201cx\u201d", "\u2026", "\u00a1", "\u20ac", "\u2260", "\u2192", "\u00a9", "''", "'", "'S"]
 
 
@@ -68,13 +71,13 @@ def assigned_character(rng):
             return c
 
 
-def strings(count, seed):
-    """The strings to tokenize. The first few are fixed edge cases."""
+def strings(count, seed, special=SPECIAL):
+    """The strings to tokenize. The first few are fixed edge cases. special: texts of special tokens and the like."""
     rng = random.Random(seed)
     out = ["", " ", "  ", "\n", "a", "\0", "\0a\0", "'", "'s", " 's", "a's b'LL", "\U0010ffff", "\u07ff\u0800\uffff\U00010000", "x" * 300, " " * 300,
            "\n" * 300, " \n" * 100, "ab" * 150, "1" * 100, "é" * 100, "🙂" * 50, "a " * 100, "!" * 200, " " * 100 + "a", "\t" * 64 + "}"]
-    out += SPECIAL + CODE + DIGITS + EMOJI + COMBINING + RTL + SPACES
-    pools = [WORDS, WORDS, FOREIGN, CODE, DIGITS, EMOJI, COMBINING, RTL, SPECIAL, PUNCTUATION, SPACES]
+    out += special + CODE + DIGITS + EMOJI + COMBINING + RTL + SPACES
+    pools = [WORDS, WORDS, FOREIGN, CODE, DIGITS, EMOJI, COMBINING, RTL, special, PUNCTUATION, SPACES]
     while len(out) < count:
         kind = rng.random()
         if kind < 0.2:
