@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ctime>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -21,5 +22,11 @@ struct ChatMessage {
 std::string render_chat(const std::string& source, const std::string& origin, const std::vector<ChatMessage>& messages,
                         bool add_generation_prompt, const std::string& bos_text, const std::string& eos_text,
                         const std::tm* now = nullptr);
+
+/// The same for variables of any kind: `variables` is a JSON object that holds all of them (messages with tool_calls,
+/// tools, date_string, ...) in the order in which the template prints their members. tools and documents are none where
+/// it does not name them. Throws InputError like render_chat, and for whole numbers outside 64 bits.
+std::string render_template(const std::string& source, const std::string& origin,
+                            const nlohmann::ordered_json& variables, const std::tm* now = nullptr);
 
 }  // namespace restkv

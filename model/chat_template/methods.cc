@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <charconv>
 #include <map>
 
 #include "model/chat_template/builtins.h"
@@ -101,6 +102,42 @@ Value join_method(const Value& self, const Arguments& arguments) {
   return out;
 }
 
+// {}, {0} and {name}, without conversions and format specifications.
+Value format_method(const Value& self, const Arguments& arguments) {
+  const std::string& text = self.string();
+  std::string out;
+  size_t next = 0;
+  const auto field = [&](std::string_view name) -> const Value& {
+    size_t index = next;
+    const char* end = name.data() + name.size();
+    const bool numbered = std::from_chars(name.data(), end, index).ptr == end && !name.empty();
+    if (name.empty()) ++next;
+    if (name.empty() || numbered) {
+      if (index >= arguments.positional.size()) fail("format(): there is no argument {}", index);
+      return arguments.positional[index];
+    }
+    for (const auto& [known, value] : arguments.named)
+      if (known == name) return value;
+    fail("format(): the field '{{{}}}' is not supported; supported: a position or the name of an argument", name);
+  };
+  for (size_t at = 0; at < text.size(); ++at) {
+    const bool doubled = at + 1 < text.size() && text[at + 1] == text[at];
+    if ((text[at] == '{' || text[at] == '}') && doubled) {
+      out += text[at++];
+    } else if (text[at] == '{') {
+      const size_t end = text.find('}', at);
+      if (end == std::string::npos) fail("format(): a '{{' is not closed");
+      out += field(std::string_view(text).substr(at + 1, end - at - 1)).print();
+      at = end;
+    } else if (text[at] == '}') {
+      fail("format(): a '}}' is not opened");
+    } else {
+      out += text[at];
+    }
+  }
+  return out;
+}
+
 bool all_of(const Value& self, bool (*holds)(char)) {
   return !self.string().empty() && std::all_of(self.string().begin(), self.string().end(), holds);
 }
@@ -114,6 +151,7 @@ const std::map<std::string, Method>& string_methods() {
       {"count", count_method},
       {"endswith", [](V v, A a) { return affix("endswith()", v, a, true); }},
       {"find", [](V v, A a) { return find_method("find()", v, a, false); }},
+      {"format", format_method},
       {"isdigit", [](V v, A) { return Value(all_of(v, [](char c) { return c >= '0' && c <= '9'; })); }},
       {"isspace", [](V v, A) { return Value(!v.string().empty() && strip(v.string(), true, false).empty()); }},
       {"join", join_method},

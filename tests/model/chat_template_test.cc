@@ -24,7 +24,7 @@ std::string chat_data(const std::string& name) {
 
 class ChatFixture : public ::testing::Test {
  protected:
-  nlohmann::json fixture_ = nlohmann::json::parse(chat_data("cases.json"));
+  nlohmann::ordered_json fixture_ = nlohmann::ordered_json::parse(chat_data("cases.json"));
   std::tm now_ = [this] {
     std::tm now{};
     std::istringstream(fixture_["now"].get<std::string>()) >> std::get_time(&now, "%Y-%m-%d %H:%M:%S");
@@ -38,10 +38,22 @@ class ChatFixture : public ::testing::Test {
     return messages;
   }
 
-  std::string render(const nlohmann::json& entry) const {
+  std::string render(const nlohmann::ordered_json& entry) const {
     const std::string name = entry["name"];
     const std::string source = entry.contains("source") ? entry["source"].get<std::string>() : chat_data(name);
-    return render_chat(source, name, conversation(entry["conversation"]), entry["generate"], "<s>", "</s>", &now_);
+    if (!entry.contains("variables"))
+      return render_chat(source, name, conversation(entry["conversation"]), entry["generate"], "<s>", "</s>", &now_);
+    return render_template(source, name, variables(entry), &now_);
+  }
+
+  nlohmann::ordered_json variables(const nlohmann::ordered_json& entry) const {
+    nlohmann::ordered_json out = {{"messages", fixture_["conversations"][entry["conversation"].get<std::string>()]},
+                                  {"add_generation_prompt", entry["generate"]},
+                                  {"bos_token", "<s>"},
+                                  {"eos_token", "</s>"}};
+    if (entry.contains("variables"))
+      for (const auto& [key, value] : fixture_["variables"][entry["variables"].get<size_t>()].items()) out[key] = value;
+    return out;
   }
 };
 
@@ -58,7 +70,33 @@ TEST_F(ChatFixture, TextEqualsTheReference) {
       ADD_FAILURE() << error.what();
     }
   }
-  EXPECT_GT(compared, 200);
+  EXPECT_GT(compared, 380);
+}
+
+TEST_F(ChatFixture, MessagesAsJsonGiveTheSame) {
+  for (const auto& entry : fixture_["cases"]) {
+    if (!entry.contains("expected") || entry.contains("source")) continue;
+    const std::string name = entry["name"];
+    EXPECT_EQ(render_template(chat_data(name), name, variables(entry), &now_), entry["expected"].get<std::string>());
+  }
+}
+
+TEST(ChatTemplate, VariablesThatTemplatesDoNotKnowAreRefused) {
+  const auto message = [](const nlohmann::ordered_json& variables) {
+    try {
+      return "printed: " + render_template("{{ x }} {{ tools }}", "m", variables);
+    } catch (const InputError& error) {
+      return std::string(error.what());
+    }
+  };
+  EXPECT_EQ(message({{"x", -3}}), "printed: -3 None");
+  EXPECT_NE(message({{"x", uint64_t{1} << 63}}).find("variable x: the number 9223372036854775808 is too large"),
+            std::string::npos);
+  EXPECT_NE(message({{"x", "\xff"}}).find("variable x: invalid UTF-8"), std::string::npos);
+  EXPECT_NE(message(5).find("the variables are no JSON object"), std::string::npos);
+  nlohmann::ordered_json deep = 1;
+  for (int i = 0; i < 100; ++i) deep = nlohmann::ordered_json::array({deep});
+  EXPECT_NE(message({{"x", deep}}).find("nested deeper than 64 levels"), std::string::npos);
 }
 
 TEST_F(ChatFixture, WhatTheReferenceRefusesIsRefused) {
@@ -139,7 +177,7 @@ TEST_F(ChatFixture, ChangedTemplatesNeverCrash) {
   std::vector<std::string> sources;
   for (const auto& entry : fixture_["cases"])
     if (entry.contains("source")) sources.push_back(entry["source"]);
-  for (const char* name : {"chatml", "headers", "brackets", "turns", "tools", "thinking"})
+  for (const char* name : {"chatml", "headers", "brackets", "turns", "tools", "thinking", "asks", "calls", "functions"})
     for (int i = 0; i < 20; ++i) sources.push_back(chat_data(std::string(name) + ".jinja"));
   int printed = 0;
   for (std::string source : sources) {

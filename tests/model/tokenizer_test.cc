@@ -57,6 +57,18 @@ TEST_P(Trained, PiecesAndIdsAreInverse) {
 INSTANTIATE_TEST_SUITE_P(Styles, Trained, ::testing::Values("gpt2", "smollm", "llama3", "qwen2"),
                          [](const auto& info) { return info.param; });
 
+TEST(TokenizerTest, RandomIdsDecodeAsInTheReference) {
+  for (const char* name : {"llama3", "qwen2"}) {
+    const auto tokenizer = load_hf_tokenizer(tokenizer_data(name));
+    const nlohmann::json rows = read_json(tokenizer_data(name) + ".decoded.json");
+    ASSERT_GE(rows.size(), 600u);
+    for (const auto& row : rows) {
+      EXPECT_EQ(tokenizer->decode(row[0].get<Ids>(), true), row[1].get<std::string>()) << row.dump();
+      EXPECT_EQ(tokenizer->decode(row[0].get<Ids>(), false), row[2].get<std::string>()) << row.dump();
+    }
+  }
+}
+
 // smollm is left out: like its model it has no token for some bytes.
 class RoundTrip : public ::testing::TestWithParam<const char*> {};
 

@@ -4,7 +4,8 @@
 The environment is the one in which Hugging Face transformers renders chat templates: immutable sandbox, trim_blocks,
 lstrip_blocks, loop controls, its tojson, raise_exception and strftime_now, tools and documents none.
 The .jinja files are ours; they are built like the templates of well-known models (chatml: SmolLM2, headers: Llama 3.1,
-brackets: Mistral 7B v0.3, turns: Gemma, tools: Qwen2.5, thinking: Qwen3).
+brackets: Mistral 7B v0.3, turns: Gemma, tools: Qwen2.5, thinking: Qwen3, asks: Llama 2; with tools calls: Mistral 7B v0.3,
+functions: Llama 3.1).
 """
 import datetime
 import json
@@ -16,7 +17,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 NOW = datetime.datetime(2025, 3, 9, 14, 5, 6)
-FILES = ["chatml", "headers", "brackets", "turns", "tools", "thinking"]
+FILES = ["chatml", "headers", "brackets", "turns", "tools", "thinking", "asks", "calls", "functions"]
+WITH_TOOLS = ["tools", "calls", "functions"]
 
 
 class Generation(jinja2.ext.Extension):
@@ -71,9 +73,47 @@ CONVERSATIONS = {
     "nothing": [],
 }
 
+
+
+def call(identifier, name, **arguments):
+    return {"id": identifier, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def calling(*calls):
+    return {"role": "assistant", "content": "", "tool_calls": list(calls)}
+
+
+def result(identifier, content):
+    return {"role": "tool", "tool_call_id": identifier, "content": content}
+
+
+WEATHER = call("abcdefgh1", "weather", city="Łódź", days=2, parts=[1, 2.5, None, True, {"k": "\"v\""}])
+CALLS = {
+    "called": system(" Be brief.\n", "How is the weather? ") + [calling(WEATHER), result("abcdefgh1", "sunny & \"warm\"")] + turns(" And? ", "Fine.", "q")[1:],
+    "result object": turns("q") + [calling(WEATHER), result("abcdefgh1", {"content": 5, "unit": "°C"})],
+    "two calls": turns("q") + [calling(WEATHER, call("abcdefgh2", "now")), result("abcdefgh1", "1"), result("abcdefgh2", "2")],
+    "short id": turns("q") + [calling(call("abc", "weather", city="a"))],
+    "built in": turns("q") + [calling(call("abcdefgh3", "search", query="1+1", mode="x")), {"role": "shell", "content": "2"}],
+    "no call": turns("q", "a", "q"),
+    "nothing asked": [{"role": "system", "content": "Alone."}],
+}
+TOOLS = [{"type": "function", "function": {"name": "weather", "description": "The \"weather\" <now> in a café",
+                                           "parameters": {"type": "object", "properties": {"city": {"type": "string", "enum": ["Łódź", "b"]},
+                                                                                           "days": {"type": "integer", "default": -3},
+                                                                                           "x": {"type": "number", "default": 1.5}},
+                                                          "required": ["city"]},
+                                           "return": {"type": "string"}}},
+         {"name": "now", "description": "", "parameters": {"properties": {}, "required": [], "strict": False, "more": None}}]
+VARIABLES = [{}, {"tools": TOOLS}, {"tools": TOOLS[:1], "tools_with_question": False, "date_string": "1 Feb 2024"},
+             {"built_in": ["search", "shell", "maths"]}, {"own_tools": TOOLS[1:]}]
+
 # One construct each. Rendered with the conversation "long" unless another is named.
 SNIPPETS = r"""
 plain text
+{{ '{} and {}'.format(1, 'b') }} {{ '{1}{0}{1}'.format('a', 2.5) }} {{ '{x}-{{}}-{y}'.format(x=none, y=[1, 'c']) }} {{ ''.format() }}
+{{ '{}'.format() }}
+{{ '{x}'.format(y=1) }}
+{{ '{'.format(1) }}
 {{ 'a' }}{{ "b" }}
 {{ 1 }} {{ 1.5 }} {{ 1.0 }} {{ 1e3 if false else 2 }} {{ 1_000 }} {{ 12345678.9 }} {{ 0.1 + 0.2 }} {{ 1.0e0 if false }}
 {{ true }} {{ false }} {{ none }} {{ True }} {{ False }} {{ None }}
@@ -235,20 +275,22 @@ MULTILINE = [
 ]
 
 
-def render(env, source, messages, generate):
+def render(env, source, messages, generate, variables):
     template = env.from_string(source)
-    return template.render(messages=messages, tools=None, documents=None, add_generation_prompt=generate,
-                           bos_token="<s>", eos_token="</s>")
+    given = dict(messages=messages, tools=None, documents=None, add_generation_prompt=generate, bos_token="<s>", eos_token="</s>")
+    return template.render({**given, **variables})
 
 
-def case(env, name, source, conversation, generate):
+def case(env, name, source, conversation, generate, variables=None):
     entry = {"name": name, "conversation": conversation, "generate": generate}
+    if variables is not None:
+        entry["variables"] = variables
     if not name.endswith(".jinja"):
         entry["source"] = source
     try:
-        entry["expected"] = render(env, source, CONVERSATIONS[conversation], generate)
+        entry["expected"] = render(env, source, {**CONVERSATIONS, **CALLS}[conversation], generate, VARIABLES[variables or 0])
     except (jinja2.exceptions.TemplateError, TypeError, ValueError, OverflowError, ZeroDivisionError,
-            RecursionError, SyntaxError) as error:
+            RecursionError, SyntaxError, IndexError, KeyError) as error:
         entry["error"] = type(error).__name__
         if str(error) and "raise_exception" in source and type(error) is jinja2.exceptions.TemplateError:
             entry["raised"] = str(error)
@@ -264,12 +306,16 @@ def main():
         for conversation in CONVERSATIONS:
             for generate in [False, True]:
                 cases.append(case(env, file + ".jinja", text, conversation, generate))
+        for conversation in CALLS if file in WITH_TOOLS else []:
+            for variables in range(len(VARIABLES)):
+                cases.append(case(env, file + ".jinja", text, conversation, variables % 2 == 0, variables))
     for i, source in enumerate(SNIPPETS.split("\n")):
         cases.append(case(env, f"snippet {i + 1}", source, "long", True))
     for i, source in enumerate(MULTILINE):
         cases.append(case(env, f"multiline {i + 1}", source, "long", False))
     with open(os.path.join(HERE, "cases.json"), "w") as out:
-        json.dump({"now": NOW.strftime("%Y-%m-%d %H:%M:%S"), "conversations": CONVERSATIONS, "cases": cases}, out,
+        json.dump({"now": NOW.strftime("%Y-%m-%d %H:%M:%S"), "conversations": {**CONVERSATIONS, **CALLS}, "variables": VARIABLES,
+                   "cases": cases}, out,
                   ensure_ascii=False, indent=0)
         out.write("\n")
     print(len(cases), "cases,", sum("error" in c for c in cases), "errors")
