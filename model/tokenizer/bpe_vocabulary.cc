@@ -1,6 +1,6 @@
 #include "dist/base/error.h"
-#include "model/tokenizer/byte_alphabet.h"
 #include "model/tokenizer/bpe_tokenizer.h"
+#include "model/tokenizer/byte_alphabet.h"
 #include "model/tokenizer/utf8.h"
 
 namespace restkv {

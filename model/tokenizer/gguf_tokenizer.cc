@@ -163,8 +163,8 @@ std::shared_ptr<Tokenizer> make_sentencepiece(GgufTokenizerData data) {
 std::shared_ptr<Tokenizer> make_gguf_tokenizer(GgufTokenizerData data) {
   if (data.model == "gpt2") return make_byte_level(std::move(data));
   if (data.model == "llama") return make_sentencepiece(std::move(data));
-  fail_input("{}: tokenizer.ggml.model is '{}'; supported: gpt2 (byte-level BPE), llama (SentencePiece BPE)", data.origin,
-             data.model);
+  fail_input("{}: tokenizer.ggml.model is '{}'; supported: gpt2 (byte-level BPE), llama (SentencePiece BPE)",
+             data.origin, data.model);
 }
 
 }  // namespace restkv

@@ -19,9 +19,7 @@ std::string token_text(const JsonValue& token) {
   return token.is_object() ? token.at("content").string() : token.string();
 }
 
-json read_if_there(const fs::path& path) {
-  return fs::exists(path) ? read_json_object(path.string()) : json::object();
-}
+json read_if_there(const fs::path& path) { return fs::exists(path) ? read_json_object(path.string()) : json::object(); }
 
 int32_t parse_id(const JsonValue& entry, const std::string& text) {
   int32_t id = 0;

@@ -73,8 +73,7 @@ void add_metaspace(const JsonValue& step, PreTokenizer& out) {
   PrependScheme value = PrependScheme::kAlways;
   if (!scheme.is_null()) {
     const auto entry = known.find(scheme.string());
-    if (entry == known.end())
-      scheme.fail(fmt::format("found '{}'; supported: never, first, always", scheme.string()));
+    if (entry == known.end()) scheme.fail(fmt::format("found '{}'; supported: never, first, always", scheme.string()));
     value = entry->second;
   } else if (!step.at("add_prefix_space").boolean_or(true)) {  // the spelling of older files
     value = PrependScheme::kNever;
@@ -130,7 +129,8 @@ HfPreTokenizer read_hf_pre_tokenizer(const nlohmann::json& json, const std::stri
     } else if (type == "Metaspace") {
       add_metaspace(steps[i], out.steps);
     } else {
-      steps[i].fail(fmt::format("found type '{}'; supported: null, ByteLevel, Metaspace, Split, Digits, Sequence", type));
+      steps[i].fail(
+          fmt::format("found type '{}'; supported: null, ByteLevel, Metaspace, Split, Digits, Sequence", type));
     }
   }
   return out;

@@ -68,7 +68,8 @@ void read_processor(const JsonValue& processor, int depth, HfTemplate& out) {
 void require_byte_level_decoder(const JsonValue& decoder) {
   for (const JsonValue& step : decoder_steps(decoder))
     if (step.at("type").string() != "ByteLevel")
-      decoder.fail(fmt::format("found type '{}'; supported for a byte-level model: ByteLevel", step.at("type").string()));
+      decoder.fail(
+          fmt::format("found type '{}'; supported for a byte-level model: ByteLevel", step.at("type").string()));
 }
 
 PieceDecoding read_hf_piece_decoder(const JsonValue& decoder) {

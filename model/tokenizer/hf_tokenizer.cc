@@ -23,7 +23,8 @@ void refuse_other_settings(const JsonValue& model, BpeAlphabet alphabet) {
     if (!model.at(name).string_or("").empty())
       model.at(name).fail(fmt::format("found '{}'; supported: null or empty", model.at(name).string()));
   if (alphabet == BpeAlphabet::kBytes && model.at("byte_fallback").boolean_or(false))
-    model.at("byte_fallback").fail("found true; supported: false (the pre_tokenizer is ByteLevel: all is bytes already)");
+    model.at("byte_fallback")
+        .fail("found true; supported: false (the pre_tokenizer is ByteLevel: all is bytes already)");
   const JsonValue dropout = model.at("dropout");
   if (!dropout.is_null() && dropout.json() != 0) dropout.fail("supported: null (dropout is for training)");
 }
@@ -103,8 +104,8 @@ class Names {
 };
 
 // One side of the text: what tokenizer_config.json says, else what the post-processor puts there.
-bool puts_token(const std::string& path, const char* what, const std::optional<bool>& flag, const std::string& processor,
-                std::string& named) {
+bool puts_token(const std::string& path, const char* what, const std::optional<bool>& flag,
+                const std::string& processor, std::string& named) {
   if (flag.has_value()) return *flag;
   if (!processor.empty() && !named.empty() && processor != named)
     fail_input("{}: post_processor puts '{}' around the text, but {} is '{}'", path, processor, what, named);
@@ -135,7 +136,8 @@ std::shared_ptr<Tokenizer> load_tokenizer_json(const std::string& path, const st
 
   HfTokenizerConfig config = read_hf_tokenizer_config(directory);
   const Names names(file, parts.added);
-  merge_added_tokens(config, [&names](const std::string& text) { return names.find(text); }, parts.added);
+  merge_added_tokens(
+      config, [&names](const std::string& text) { return names.find(text); }, parts.added);
   parts.vocabulary = build_bpe_vocabulary(file, parts.added);
   const HfTemplate around = read_hf_post_processor(root.at("post_processor"));
   parts.add_bos = puts_token(path, "bos_token", config.add_bos, around.leading, config.bos);

@@ -12,8 +12,8 @@
 namespace restkv {
 
 /// Reads the tokenizer of a Hugging Face directory: tokenizer.json, else tokenizer.model (SentencePiece); with
-/// tokenizer_config.json for added tokens, bos, eos and whether they are put around a text. Null when the directory has no
-/// tokenizer. Throws InputError naming the file, the key, what was found and what is supported.
+/// tokenizer_config.json for added tokens, bos, eos and whether they are put around a text. Null when the directory has
+/// no tokenizer. Throws InputError naming the file, the key, what was found and what is supported.
 std::shared_ptr<Tokenizer> load_hf_tokenizer(const std::string& directory);
 
 /// The tokenizer.ggml.* metadata of a GGUF file. Optional ids are -1 when the file has no such key.

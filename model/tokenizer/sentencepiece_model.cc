@@ -43,8 +43,8 @@ class Fields {
 
  private:
   [[noreturn]] void refuse() const {
-    fail_input("{}: not a SentencePiece model (near byte {}); supported: tokenizer.json, or a SentencePiece model", origin_,
-               at_);
+    fail_input("{}: not a SentencePiece model (near byte {}); supported: tokenizer.json, or a SentencePiece model",
+               origin_, at_);
   }
 
   std::string_view take(uint64_t size) {

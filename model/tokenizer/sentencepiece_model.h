@@ -8,8 +8,8 @@
 
 namespace restkv {
 
-/// The fields of ModelProto that matter here, under the names of its definition (sentencepiece_model.proto). Defaults are
-/// those of the definition.
+/// The fields of ModelProto that matter here, under the names of its definition (sentencepiece_model.proto). Defaults
+/// are those of the definition.
 struct SentencePieceModel {
   enum Type : int32_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
   struct Piece {

@@ -94,7 +94,8 @@ class SentencePieceTokenizer final : public Tokenizer {
   bool add_eos() const override { return parts_.add_eos; }
   std::string describe() const override {
     return fmt::format("SentencePiece {}{} ({}), {} tokens, {} of them special or added", parts_.model.type_name(),
-                       parts_.model.byte_fallback ? " with byte fallback" : "", parts_.name, vocab_size(), added_.size());
+                       parts_.model.byte_fallback ? " with byte fallback" : "", parts_.name, vocab_size(),
+                       added_.size());
   }
 
  private:

@@ -29,8 +29,8 @@ struct SentencePieceParts {
 std::shared_ptr<Tokenizer> make_sentencepiece_tokenizer(SentencePieceParts parts);
 
 /// tokenizer.model of a Hugging Face directory, with tokenizer_config.json and added_tokens.json where they are. The
-/// text before, between and after special tokens is encoded by itself, each part with the space before it that the model
-/// asks for; bos comes first unless add_bos_token is false.
+/// text before, between and after special tokens is encoded by itself, each part with the space before it that the
+/// model asks for; bos comes first unless add_bos_token is false.
 std::shared_ptr<Tokenizer> load_sentencepiece_tokenizer(const std::string& directory);
 
 }  // namespace restkv

@@ -168,8 +168,7 @@ TEST(PieceTokenizer, EveryStepOfThePipeline) {
   for (const json& variant : fixture["variants"]) {
     SCOPED_TRACE(variant["change"].dump());
     json changed = good;
-    for (const json& change : variant["change"])
-      changed[json::json_pointer(change[0].get<std::string>())] = change[1];
+    for (const json& change : variant["change"]) changed[json::json_pointer(change[0].get<std::string>())] = change[1];
     const TokenizerDirectory directory(changed.dump());
     const auto tokenizer = load_hf_tokenizer(directory.path());
     const auto ids = variant["ids"].get<std::vector<Ids>>();
@@ -190,9 +189,9 @@ TEST(PieceTokenizer, StreamOfBytesShowsCharactersAsSoonAsTheyAreWhole) {
     EXPECT_EQ(decoder.push(byte(0x98)), "");
     EXPECT_EQ(decoder.push(byte(0x80)), "😀");
     EXPECT_EQ(decoder.push(byte(0xE2)), "");
-    EXPECT_EQ(decoder.push(byte(0xE2)), "\uFFFD\uFFFD");     // now the run is invalid
-    EXPECT_EQ(decoder.push(byte(0xC3)), "\uFFFD");           // and stays so
-    EXPECT_EQ(decoder.push(tokenizer->id_of("a")), "a");     // until it ends
+    EXPECT_EQ(decoder.push(byte(0xE2)), "\uFFFD\uFFFD");  // now the run is invalid
+    EXPECT_EQ(decoder.push(byte(0xC3)), "\uFFFD");        // and stays so
+    EXPECT_EQ(decoder.push(tokenizer->id_of("a")), "a");  // until it ends
     EXPECT_EQ(decoder.push(byte(0xC3)), "");
     EXPECT_EQ(decoder.push(tokenizer->id_of(" ")), "\uFFFD ");
     EXPECT_EQ(decoder.push(byte(0xE4)), "");
@@ -323,7 +322,8 @@ TEST(PieceTokenizer, BadFilesAreRefused) {
       {model_message("IQ== 0\nIg== 1\n"), "tokenizer.model: not a SentencePiece model"},
       {model_message(good.substr(0, good.size() / 2)), "tokenizer.model: "},
       {model_message(std::string("\x12\x00", 2)), "tokenizer.model: not a SentencePiece model: it has no pieces"},
-      {model_message(good, R"({"eos_token": "nope"})"), "tokenizer.model: the eos_token 'nope' is not in the vocabulary"},
+      {model_message(good, R"({"eos_token": "nope"})"),
+       "tokenizer.model: the eos_token 'nope' is not in the vocabulary"},
       {model_message(good, R"({"added_tokens_decoder": {"x": {"content": "a"}}})"),
        "tokenizer_config.json: added_tokens_decoder.x: 'x' is not an id"},
       {model_message(good, R"({"add_bos_token": 1})"), "add_bos_token: found number, expected true or false"},
@@ -358,21 +358,29 @@ TEST(PieceTokenizer, BadGgufMetadataIsRefused) {
   Data data = gguf_from_model("llama2");
   data.token_type[0] = 1;  // no unknown token, as in some files
   expect_same_ids(*make_gguf_tokenizer(data), {"a b", "ñ"},
-                  {load_model_only("llama2")->encode("a b", false), load_model_only("llama2")->encode("ñ", false)}, false);
+                  {load_model_only("llama2")->encode("a b", false), load_model_only("llama2")->encode("ñ", false)},
+                  false);
 }
 
 TEST(PieceTokenizer, TokenizerJsonOutsideTheSupportedPartIsRefused) {
   const json good = read_json(tokenizer_data("llama2") + "/tokenizer.json");
   const std::tuple<const char*, json, const char*> cases[] = {
-      {"/model/type", "Unigram", "model.type: found 'Unigram'; supported: BPE, over bytes (pre_tokenizer ByteLevel) or over"},
-      {"/normalizer", {{"type", "Lowercase"}}, "normalizer: found type 'Lowercase'; supported: null, NFC, Prepend, Replace"},
-      {"/normalizer/normalizers/1/pattern", {{"Regex", " "}}, "normalizer.normalizers[1].pattern: supported: a \"String\""},
+      {"/model/type", "Unigram",
+       "model.type: found 'Unigram'; supported: BPE, over bytes (pre_tokenizer ByteLevel) or over"},
+      {"/normalizer",
+       {{"type", "Lowercase"}},
+       "normalizer: found type 'Lowercase'; supported: null, NFC, Prepend, Replace"},
+      {"/normalizer/normalizers/1/pattern",
+       {{"Regex", " "}},
+       "normalizer.normalizers[1].pattern: supported: a \"String\""},
       {"/decoder", nullptr, "decoder: found none; supported: Replace, ByteFallback, Fuse, Strip"},
       {"/decoder", {{"type", "Metaspace"}}, "decoder: found type 'Metaspace'; supported: Replace"},
       {"/decoder/decoders/3/stop", 1, "decoder.decoders[3].stop: supported: 0"},
       {"/decoder/decoders/0/content", "_", "decoder.decoders[0].content: found '_'; supported: a space"},
       {"/decoder/decoders/2", {{"type", "ByteFallback"}}, "decoder: found type 'ByteFallback'; supported: Replace"},
-      {"/pre_tokenizer", {{"type", "Metaspace"}, {"replacement", "ab"}}, "replacement: found 'ab'; expected one character"},
+      {"/pre_tokenizer",
+       {{"type", "Metaspace"}, {"replacement", "ab"}},
+       "replacement: found 'ab'; expected one character"},
       {"/pre_tokenizer",
        {{"type", "Metaspace"}, {"replacement", "_"}, {"prepend_scheme", "last"}},
        "prepend_scheme: found 'last'; supported: never, first, always"},
