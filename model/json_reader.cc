@@ -19,6 +19,11 @@ std::string shown(const json& value) {
   return text.size() <= 80 ? text : text.substr(0, 77) + "...";
 }
 
+/// nlohmann keeps whole numbers above 2^63 unsigned.
+bool is_int64(const json& value) {
+  return value.is_number_integer() && !(value.is_number_unsigned() && value.get<uint64_t>() > INT64_MAX);
+}
+
 }  // namespace
 
 json parse_json_object(std::string_view text, const std::string& origin) {
@@ -62,8 +67,7 @@ void JsonReader::reject(const std::string& key, const std::string& allowed) cons
 
 int64_t JsonReader::integer(const std::string& key) const {
   const json& value = at(key, "an integer");
-  if (!value.is_number_integer() || (value.is_number_unsigned() && value.get<uint64_t>() > INT64_MAX))
-    reject(key, "an integer is needed");
+  if (!is_int64(value)) reject(key, "an integer is needed");
   return value.get<int64_t>();
 }
 
@@ -100,8 +104,7 @@ std::vector<int64_t> JsonReader::integers(const std::string& key) const {
   if (!value.is_array()) return {integer(key)};
   std::vector<int64_t> all;
   for (const json& item : value) {
-    if (!item.is_number_integer() || (item.is_number_unsigned() && item.get<uint64_t>() > INT64_MAX))
-      reject(key, "an integer or a list of integers is needed");
+    if (!is_int64(item)) reject(key, "an integer or a list of integers is needed");
     all.push_back(item.get<int64_t>());
   }
   return all;
@@ -122,6 +125,44 @@ JsonReader JsonReader::object(const std::string& key) const {
   const json& value = at(key, "an object");
   if (!value.is_object()) reject(key, "an object is needed");
   return {value, file_, prefix_ + key + "."};
+}
+
+std::string JsonValue::where() const { return key_.empty() ? *file_ : *file_ + ": " + key_; }
+
+void JsonValue::fail(const std::string& text) const { fail_input("{}: {}", where(), text); }
+
+JsonValue JsonValue::at(const std::string& name) const {
+  static const nlohmann::json kNull;
+  const auto entry = object().find(name);
+  return {entry == value_->end() ? kNull : *entry, *file_, key_.empty() ? name : key_ + "." + name};
+}
+
+JsonValue JsonValue::at(size_t index) const { return {array()[index], *file_, fmt::format("{}[{}]", key_, index)}; }
+
+const json& JsonValue::object() const {
+  if (!value_->is_object()) fail(fmt::format("found {}, expected an object", value_->type_name()));
+  return *value_;
+}
+
+const json& JsonValue::array() const {
+  if (!value_->is_array()) fail(fmt::format("found {}, expected an array", value_->type_name()));
+  return *value_;
+}
+
+const std::string& JsonValue::string() const {
+  if (!value_->is_string()) fail(fmt::format("found {}, expected a string", value_->type_name()));
+  return value_->get_ref<const std::string&>();
+}
+
+bool JsonValue::boolean_or(bool fallback) const {
+  if (is_null()) return fallback;
+  if (!value_->is_boolean()) fail(fmt::format("found {}, expected true or false", value_->type_name()));
+  return value_->get<bool>();
+}
+
+int64_t JsonValue::integer() const {
+  if (!is_int64(*value_)) fail(fmt::format("found {}, expected an integer", shown(*value_)));
+  return value_->get<int64_t>();
 }
 
 }  // namespace restkv

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "model/json_reader.h"
 #include "model/tokenizer/added_tokens.h"
-#include "model/tokenizer/json_value.h"
 
 namespace restkv {
 

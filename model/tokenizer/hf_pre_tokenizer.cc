@@ -3,7 +3,7 @@
 #include <map>
 
 #include "dist/base/error.h"
-#include "model/tokenizer/json_value.h"
+#include "model/json_reader.h"
 #include "model/tokenizer/utf8.h"
 
 namespace restkv {

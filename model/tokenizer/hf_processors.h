@@ -3,8 +3,8 @@
 
 #include <string>
 
+#include "model/json_reader.h"
 #include "model/tokenizer/bpe_tokenizer.h"
-#include "model/tokenizer/json_value.h"
 
 namespace restkv {
 

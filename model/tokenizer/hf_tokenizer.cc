@@ -8,7 +8,6 @@
 #include "model/tokenizer/hf_config.h"
 #include "model/tokenizer/hf_pre_tokenizer.h"
 #include "model/tokenizer/hf_processors.h"
-#include "model/tokenizer/json_value.h"
 #include "model/tokenizer/load.h"
 #include "model/tokenizer/sentencepiece_tokenizer.h"
 
