@@ -110,7 +110,8 @@ def tokenizer_json(name, processor):
     with open(os.path.join(folder, "tokenizer.json"), "w") as out:
         json.dump(document, out, ensure_ascii=False, separators=(",", ":"))
     with open(os.path.join(folder, "tokenizer_config.json"), "w") as out:
-        json.dump({"add_bos_token": True, "add_eos_token": False, "bos_token": {"content": bos, "special": True},
+        flags = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": True}
+        json.dump({"add_bos_token": True, "add_eos_token": False, "bos_token": {"__type": "AddedToken", "content": bos, **flags},
                    "eos_token": processor.id_to_piece(processor.eos_id())}, out)
         out.write("\n")
     return document
