@@ -20,8 +20,8 @@ inline constexpr double kStatisticsGpu = 1e-5;
 inline constexpr double kOpF32 = 2e-6;
 /// One op with bf16 operands against f32, norm of the difference over norm of the result.
 inline constexpr double kOpBf16 = 5e-3;
-/// Long dot products of the same bf16 values in f32, in another order or on tensor cores: norm of the difference over norm
-/// of the result.
+/// Long dot products of the same bf16 values in f32, in another order or on tensor cores: norm of the difference over
+/// norm of the result.
 inline constexpr double kDotF32 = 2e-5;
 /// Log-sum-exp of attention scores from bf16 queries and keys, in f32, absolute.
 inline constexpr double kLogSumExp = 5e-5;
