@@ -155,7 +155,7 @@ def decoded(name, tokenizer, left_out=()):
 
 
 def variants(document, strings):
-    """Changes of the llama2 tokenizer.json: [JSON pointer, value] pairs, with the ids of the strings and their texts."""
+    """Changes of the llama2 tokenizer.json: [JSON pointer, value] pairs (null takes a token away), with the ids of the strings and their texts."""
     nfc = {"type": "NFC"}
     split = {"type": "Split", "pattern": {"String": SPACE}, "behavior": "MergedWithNext", "invert": False}
     base = [["/normalizer", None]]
@@ -168,6 +168,8 @@ def variants(document, strings):
                                                                          "invert": False}, metaspace("first", True))]],
                 [[f"/added_tokens/{i}/normalized", True] for i in range(3)],
                 [["/added_tokens/1/lstrip", True], ["/added_tokens/2/rstrip", True]],
+                [["/model/vocab/<0xE2>", None], ["/model/vocab/<0x81>", None], ["/normalizer", REPLACE]],
+                [["/model/vocab/<0xE2>", None], ["/model/fuse_unk", False]],
                 [["/decoder", sequence("decoders", DECODERS[0], DECODERS[1])]], [["/decoder", DECODERS[0]]],
                 [["/decoder", sequence("decoders", DECODERS[0], DECODERS[2], dict(STRIP, start=3))]]]
     out = []
@@ -178,7 +180,10 @@ def variants(document, strings):
             *way, last = pointer[1:].split("/")
             for key in way:
                 at = at[int(key) if isinstance(at, list) else key]
-            at[last] = value
+            if value is None and pointer.startswith("/model/vocab/"):
+                del at[last]
+            else:
+                at[last] = value
         tokenizer = Tokenizer.from_str(json.dumps(changed))
         ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in strings]
         # The reference does not know its special tokens again in decoding when their texts were normalized.
