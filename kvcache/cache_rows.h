@@ -1,5 +1,4 @@
-// The copies behind KvCache: kept rows into a layer's storage, and from one storage into a larger one. Internal to
-// kvcache.
+// The copies behind KvCache: kept rows into a layer's storage, and from one storage into a larger one.
 #pragma once
 
 #include <cstdint>
@@ -35,5 +34,13 @@ void store_rows(Context& ctx, const CacheSource& source, const KeptRows& kept, c
 /// The first length[h] rows of each head.
 void move_rows(const CacheRows& from, const std::vector<int64_t>& length, const CacheRows& to);
 }  // namespace cpu
+
+namespace gpu {  // cache_rows_gpu.cu; all heads of a layer have the same capacity there
+/// Also sets the layer's first_rows and lengths [heads].
+void store_rows(Context& ctx, const CacheSource& source, const KeptRows& kept, const CacheRows& to, int64_t* first_rows,
+                int32_t* lengths);
+/// The first `length` rows of each head; also sets first_rows [heads].
+void move_rows(Context& ctx, const CacheRows& from, int64_t length, const CacheRows& to, int64_t* first_rows);
+}  // namespace gpu
 
 }  // namespace restkv

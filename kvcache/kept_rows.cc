@@ -4,7 +4,6 @@
 #include <numeric>
 
 #include "dist/base/error.h"
-#include "kvcache/device_dispatch.h"
 
 namespace restkv {
 
@@ -60,9 +59,9 @@ KeptRows KeptRows::from_host(Context& ctx, const std::vector<std::vector<int32_t
 
 void tally_kept(Context& ctx, int64_t layer, const KeptRows& kept, const std::vector<bool>& counted,
                 const Tensor& positions, const Tensor& hash, const Tensor& counts) {
-  need_cpu(ctx, "tally_kept");
   RESTKV_CHECK(static_cast<int64_t>(counted.size()) == kept.heads(), "{} flags for {} heads", counted.size(),
                kept.heads());
+  if (ctx.device() == Device::gpu) return gpu::tally_kept(ctx, layer, kept, counted, positions, hash, counts);
   const bool wide = positions.dtype() == DType::i64;
   for (int64_t h = 0; h < kept.heads(); ++h) {
     if (!counted[h]) continue;

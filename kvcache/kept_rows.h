@@ -41,7 +41,7 @@ struct KeptRows {
 };
 
 /// Order-free hash of kept positions: the sum over (layer, head, position) of a 64-bit mix, so ranks add theirs up.
-constexpr uint64_t kept_hash_term(int64_t layer, int64_t head, int64_t position) {
+RESTKV_HOST_DEVICE constexpr uint64_t kept_hash_term(int64_t layer, int64_t head, int64_t position) {
   uint64_t hash = mix64(static_cast<uint64_t>(layer));
   hash = mix64(hash ^ static_cast<uint64_t>(head));
   return mix64(hash ^ static_cast<uint64_t>(position));
@@ -52,5 +52,10 @@ constexpr uint64_t kept_hash_term(int64_t layer, int64_t head, int64_t position)
 /// heads that are false are left to another rank. positions: i32 or i64 [L_lc], global. In stream order.
 void tally_kept(Context& ctx, int64_t layer, const KeptRows& kept, const std::vector<bool>& counted,
                 const Tensor& positions, const Tensor& hash, const Tensor& counts);
+
+namespace gpu {  // kept_rows_gpu.cu
+void tally_kept(Context& ctx, int64_t layer, const KeptRows& kept, const std::vector<bool>& counted,
+                const Tensor& positions, const Tensor& hash, const Tensor& counts);
+}
 
 }  // namespace restkv

@@ -10,7 +10,10 @@ namespace restkv {
 
 KvCache::KvCache(Context& ctx, int64_t layers, int64_t heads, int64_t d, DType dtype)
     : ctx_(&ctx), heads_(heads), d_(d), dtype_(dtype), layers_(static_cast<size_t>(layers)) {
-  need_cpu(ctx, "KvCache");
+  if (on_gpu()) {
+    first_rows_ = ctx.empty(DType::i64, {layers, heads});
+    lengths_ = ctx.empty(DType::i32, {layers, heads});
+  }
   clear();
 }
 
@@ -53,15 +56,24 @@ void KvCache::store(int64_t layer_index, const MatrixView& k, const MatrixView& 
   check_source(k, v, kv_heads, d_, dtype_);
   Layer& layer = layers_.at(static_cast<size_t>(layer_index));
   layer = Layer{};  // frees the old rows first
+  layer.known = kept.known >= 0 || !on_gpu();
   std::vector<int64_t> capacity;
   for (int64_t h = 0; h < heads_; ++h) {
-    layer.length.push_back(kept.known >= 0 ? kept.known : kept.counts.data<int32_t>()[h]);
+    layer.length.push_back(kept.known >= 0 ? kept.known : on_gpu() ? kept.capacity() : kept.counts.data<int32_t>()[h]);
     capacity.push_back(layer.length.back() + reserve);
   }
   allocate(layer, capacity);
-  cpu::store_rows(*ctx_, {k, v, source_head, positions}, kept,
-                  {layer.k.raw(), layer.v.raw(), layer.position.data<int32_t>(), &layer.first_row, &layer.capacity,
-                   d_ * size_of(dtype_)});
+  const CacheSource source{k, v, source_head, positions};
+  if (on_gpu())
+    gpu::store_rows(*ctx_, source, kept, rows_of(layer), first_rows_.data<int64_t>() + layer_index * heads_,
+                    lengths_.data<int32_t>() + layer_index * heads_);
+  else
+    cpu::store_rows(*ctx_, source, kept, rows_of(layer));
+}
+
+CacheRows KvCache::rows_of(const Layer& layer) const {
+  return {layer.k.raw(),    layer.v.raw(),   layer.position.data<int32_t>(),
+          &layer.first_row, &layer.capacity, d_ * size_of(dtype_)};
 }
 
 void KvCache::append(int64_t layer_index, const void* k, const void* v, const int64_t* source_head, int64_t position) {
@@ -92,12 +104,12 @@ void KvCache::grow(int64_t layer_index, int64_t extra) {
   for (int64_t h = 0; h < heads_; ++h)
     capacity[h] = std::max(capacity[h], old.length[h] + extra + std::max<int64_t>(15, old.length[h] / 2));
   allocate(layer, capacity);
-  const int64_t row_bytes = d_ * size_of(dtype_);
-  const CacheRows from{old.k.raw(),    old.v.raw(),   old.position.data<int32_t>(),
-                       &old.first_row, &old.capacity, row_bytes};
-  const CacheRows to{layer.k.raw(),    layer.v.raw(),   layer.position.data<int32_t>(),
-                     &layer.first_row, &layer.capacity, row_bytes};
-  cpu::move_rows(from, old.length, to);
+  if (on_gpu()) {
+    const int64_t length = old.length.empty() ? 0 : *std::max_element(old.length.begin(), old.length.end());
+    gpu::move_rows(*ctx_, rows_of(old), length, rows_of(layer), first_rows_.data<int64_t>() + layer_index * heads_);
+  } else {
+    cpu::move_rows(rows_of(old), old.length, rows_of(layer));
+  }
 }
 
 bool KvCache::ensure_room(int64_t n) {
@@ -201,6 +213,10 @@ int64_t KvCache::capacity_bytes() const {
 }
 
 void KvCache::clear() {
+  if (on_gpu()) {
+    ctx_->fill_zero(first_rows_.raw(), first_rows_.bytes());
+    ctx_->fill_zero(lengths_.raw(), lengths_.bytes());
+  }
   for (Layer& layer : layers_) {
     layer = Layer{};
     layer.length.assign(static_cast<size_t>(heads_), 0);

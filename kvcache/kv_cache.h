@@ -6,6 +6,7 @@
 
 #include "dist/base/context.h"
 #include "dist/base/gemm.h"
+#include "kvcache/cache_rows.h"
 #include "kvcache/device_kv.h"
 #include "kvcache/kept_rows.h"
 #include "kvcache/kv_view.h"
@@ -70,6 +71,7 @@ class KvCache {
     bool known = true;
   };
   bool on_gpu() const { return ctx_->device() == Device::gpu; }
+  CacheRows rows_of(const Layer& layer) const;
   void allocate(Layer& layer, const std::vector<int64_t>& capacity);
   void grow(int64_t layer_index, int64_t extra);
 

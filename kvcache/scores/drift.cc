@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kvcache/device_dispatch.h"
+#include "dist/base/error.h"
 
 namespace restkv {
 namespace {
@@ -25,12 +25,15 @@ void adaptive_window(const int64_t* top_sums, int64_t W, int64_t top, int64_t ke
 
 AdaptiveWindows adaptive_windows(Context& ctx, const Tensor& top_sums, int64_t W, int64_t top, int64_t kernel_size,
                                  double beta) {
-  need_cpu(ctx, "adaptive_windows");
   RESTKV_CHECK(W >= 2 && top >= 1 && beta > 0.0, "W {}, top {}, beta {}", W, top, beta);
   RESTKV_CHECK(top_sums.numel() % W == 0, "{} sums for windows of {} rows", top_sums.numel(), W);
   const int64_t heads = top_sums.numel() / W;
   AdaptiveWindows result{ctx.empty(DType::i64, {heads}), ctx.empty(DType::i64, {heads}),
                          ctx.empty(DType::i64, {heads, 2})};
+  if (ctx.device() == Device::gpu) {
+    gpu::adaptive_windows(ctx, top_sums, W, top, kernel_size, beta, result);
+    return result;
+  }
   for (int64_t h = 0; h < heads; ++h)
     adaptive_window(top_sums.data<int64_t>() + h * W, W, top, kernel_size, beta, result.kernel.data<int64_t>() + h,
                     result.shift.data<int64_t>() + h, static_cast<PoolWindow*>(result.windows.raw()) + h);

@@ -24,4 +24,9 @@ struct AdaptiveWindows {
 AdaptiveWindows adaptive_windows(Context& ctx, const Tensor& top_sums, int64_t W, int64_t top, int64_t kernel_size,
                                  double beta);
 
+namespace gpu {  // drift_gpu.cu
+void adaptive_windows(Context& ctx, const Tensor& top_sums, int64_t W, int64_t top, int64_t kernel_size, double beta,
+                      const AdaptiveWindows& result);
+}
+
 }  // namespace restkv

@@ -35,4 +35,11 @@ void pool_scores(Context& ctx, const LocalShard& shard, const float* scores, int
                  const PoolWindow* windows, float* pooled);
 }
 
+namespace gpu {  // pooling_gpu.cu
+/// Precondition: no window is empty.
+void pool_scores(Context& ctx, const LocalShard& shard, const float* scores, int64_t rows, PoolEdge edge,
+                 const PoolWindow* windows, float* pooled);
+void equal_windows(Context& ctx, int64_t rows, PoolWindow window, PoolWindow* windows);
+}  // namespace gpu
+
 }  // namespace restkv

@@ -38,4 +38,19 @@ void top_set_rows(Context& ctx, const SelectRows& input, const SelectCut* cuts, 
 
 }  // namespace cpu
 
+// One rank: all positions of a row are here.
+namespace gpu {
+
+/// radix_select_gpu.cu. k_of_row [rows] (on the device) or, where null, k for every row; tied [rows]; sums [rows] may
+/// be null.
+void select_top(Context& ctx, const SelectRows& input, const uint32_t* k_of_row, uint32_t k, SelectCut* cuts,
+                int32_t* tied, int64_t* sums);
+
+// top_rows_gpu.cu
+void top_set_sums(Context& ctx, const SelectRows& input, const SelectCut* cuts, int64_t* sums);
+void top_set_rows(Context& ctx, const SelectRows& input, const SelectCut* cuts, Range tail, int64_t capacity,
+                  int32_t* rows, int32_t* counts);
+
+}  // namespace gpu
+
 }  // namespace restkv

@@ -1,8 +1,9 @@
 #include "kvcache/select/radix_select.h"
 
 #include <limits>
+#include <numeric>
 
-#include "kvcache/device_dispatch.h"
+#include "dist/base/error.h"
 #include "kvcache/select/radix_pass.h"
 
 namespace restkv {
@@ -36,26 +37,54 @@ void resolve_ties(Context& ctx, Communicator& group, const SelectRows& input, co
   for (int64_t j = 0; j < rows; ++j) cuts[tied[j]].tie_end = state[j].prefix + 1;
 }
 
+SelectResult select_top_gpu(Context& ctx, Communicator& group, const SelectRows& input, const uint32_t* k_of_row,
+                            int64_t k, int64_t* sums) {
+  if (group.size() > 1)
+    fail_runtime("select_top: a group of {} GPU ranks; GPU ranks select alone in this build", group.size());
+  RESTKV_CHECK(k >= 0 && k <= input.total, "rows want {} of {}", k, input.total);
+  SelectResult result{ctx.empty(DType::u32, {input.rows, 2}), ctx.empty(DType::i32, {input.rows})};
+  gpu::select_top(ctx, input, k_of_row, static_cast<uint32_t>(k), static_cast<SelectCut*>(result.cuts.raw()),
+                  result.tied.data<int32_t>(), sums);
+  return result;
+}
+
+void check_rows(const SelectRows& input) {
+  RESTKV_CHECK(input.total < std::numeric_limits<int32_t>::max(), "{} values in a row", input.total);
+}
+
 }  // namespace
 
+int64_t SelectResult::tied_rows(const Context& ctx) const {
+  if (tied.empty()) return 0;
+  const std::vector<int32_t> flags = ctx.to_host<int32_t>(tied);
+  return std::accumulate(flags.begin(), flags.end(), int64_t{0});
+}
+
 SelectResult select_top(Context& ctx, Communicator& group, const SelectRows& input, int64_t k, int64_t* sums) {
+  if (ctx.device() == Device::gpu) {
+    check_rows(input);
+    return select_top_gpu(ctx, group, input, nullptr, k, sums);
+  }
   SelectResult result = select_top(ctx, group, input, std::vector<int64_t>(static_cast<size_t>(input.rows), k));
   if (sums != nullptr) top_set_sums(ctx, input, result.cut(), sums);
   return result;
 }
 
 SelectResult select_top(Context& ctx, Communicator& group, const SelectRows& input, const std::vector<int64_t>& k) {
-  need_cpu(ctx, "select_top");
   RESTKV_CHECK(static_cast<int64_t>(k.size()) == input.rows, "{} counts for {} rows", k.size(), input.rows);
-  RESTKV_CHECK(input.total < std::numeric_limits<int32_t>::max(), "{} values in a row", input.total);
-  SelectResult result;
-  result.cuts = ctx.empty(DType::u32, {input.rows, 2});
-  if (input.rows == 0) return result;
+  check_rows(input);
   std::vector<RadixRow> state(static_cast<size_t>(input.rows));
   for (int64_t row = 0; row < input.rows; ++row) {
     RESTKV_CHECK(k[row] >= 0 && k[row] <= input.total, "row {} wants {} of {}", row, k[row], input.total);
     state[row].wanted = static_cast<uint32_t>(k[row]);
   }
+  if (ctx.device() == Device::gpu) {
+    const std::vector<uint32_t> wanted(k.begin(), k.end());
+    Tensor k_of_row = ctx.to_device(wanted.data(), DType::u32, {input.rows});
+    return select_top_gpu(ctx, group, input, k_of_row.data<uint32_t>(), 0, nullptr);
+  }
+  SelectResult result{ctx.empty(DType::u32, {input.rows, 2}), ctx.zeros(DType::i32, {input.rows})};
+  if (input.rows == 0) return result;
   Tensor histogram = ctx.empty(DType::i32, {input.rows, kKeyBins[0]});
   for (const Digit& digit : kKeyDigits) {
     Tensor bins = histogram.reshape({input.rows * kKeyBins[0]}).rows(0, input.rows * digit.bins());
@@ -71,21 +100,22 @@ SelectResult select_top(Context& ctx, Communicator& group, const SelectRows& inp
     if (state[row].wanted == 0) cuts[row].tie_end = 0;
     if (state[row].wanted > 0 && state[row].wanted < state[row].sharing) tied.push_back(row);
   }
-  const int32_t count = static_cast<int32_t>(tied.size());
-  result.tied = ctx.to_device(&count, DType::i32, {1});
+  for (int64_t row : tied) result.tied.data<int32_t>()[row] = 1;
   if (!tied.empty()) resolve_ties(ctx, group, input, tied, state.data(), cuts);
   return result;
 }
 
 void top_set_sums(Context& ctx, const SelectRows& input, const SelectCut* cuts, int64_t* sums) {
-  need_cpu(ctx, "top_set_sums");
-  cpu::top_set_sums(ctx, input, cuts, sums);
+  if (ctx.device() == Device::gpu)
+    gpu::top_set_sums(ctx, input, cuts, sums);
+  else
+    cpu::top_set_sums(ctx, input, cuts, sums);
 }
 
 TopRows top_set_rows(Context& ctx, const SelectRows& input, const SelectCut* cuts, Range tail, int64_t capacity) {
-  need_cpu(ctx, "top_set_rows");
   TopRows top{ctx.empty(DType::i32, {input.rows, capacity}), ctx.empty(DType::i32, {input.rows})};
-  cpu::top_set_rows(ctx, input, cuts, tail, capacity, top.rows.data<int32_t>(), top.counts.data<int32_t>());
+  const auto run = ctx.device() == Device::gpu ? gpu::top_set_rows : cpu::top_set_rows;
+  run(ctx, input, cuts, tail, capacity, top.rows.data<int32_t>(), top.counts.data<int32_t>());
   return top;
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "dist/base/context.h"
+#include "dist/base/mix.h"
 #include "dist/comm/communicator.h"
 #include "kvcache/local_shard.h"
 
@@ -34,17 +35,17 @@ struct SelectRows {
 struct SelectCut {
   uint32_t key = 0;
   uint32_t tie_end = 0;
-  bool takes(uint32_t value_key, int64_t position) const {
+  RESTKV_HOST_DEVICE bool takes(uint32_t value_key, int64_t position) const {
     return value_key > key || (value_key == key && position < static_cast<int64_t>(tie_end));
   }
 };
 
 struct SelectResult {
   Tensor cuts;  ///< u32 [rows, 2]: a SelectCut per row, on the context's device
-  Tensor tied;  ///< i32 [1] rows with more ties at the cut than they needed: these took more exchanges
+  Tensor tied;  ///< i32 [rows] 1 for a row with more ties at the cut than it needed: it took more exchanges
   const SelectCut* cut() const { return static_cast<const SelectCut*>(cuts.raw()); }
-  /// The number in `tied`; waits for the device. 0 where nothing was selected.
-  int64_t tied_rows(const Context& ctx) const { return tied.empty() ? 0 : ctx.to_host<int32_t>(tied)[0]; }
+  /// How many rows are tied; waits for the device. 0 where nothing was selected.
+  int64_t tied_rows(const Context& ctx) const;
 };
 
 /// The rows of top sets as index lists, on the context's device.

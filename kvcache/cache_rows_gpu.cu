@@ -1,0 +1,137 @@
+#include <algorithm>
+
+#include "dist/base/gpu_handles.h"
+#include "kvcache/cache_rows.h"
+
+namespace restkv::gpu {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kHeads = 256;  // of one launch: their source columns are kernel parameters
+
+struct SourceHeads {
+  int32_t of[kHeads];
+};
+
+// Everything in units of Vector, but positions.
+struct Store {
+  const void* k;
+  const void* v;
+  int64_t k_stride, v_stride;  // from one token to the next
+  int row;                     // of one head
+  const int32_t* rows;         // [heads, capacity_of_rows], or null: row i is i
+  int64_t capacity_of_rows;
+  const int32_t* counts;  // [heads], or null: known
+  int64_t known;
+  const void* positions;
+  bool wide;  // positions are i64
+  void* to_k;
+  void* to_v;
+  int32_t* to_position;
+  int64_t capacity;  // rows per head of the storage
+  int64_t* first_rows;
+  int32_t* lengths;
+  int first_head;
+};
+
+// Heads along y; along x, rows and the vectors of a row.
+template <class Vector>
+__global__ void __launch_bounds__(kThreads) store(Store s, SourceHeads source) {
+  const int64_t head = s.first_head + blockIdx.y;
+  const int64_t wanted = s.counts != nullptr ? s.counts[head] : s.known;
+  const int64_t count = wanted < s.capacity ? wanted : s.capacity, first_row = head * s.capacity;
+  const int64_t column = static_cast<int64_t>(source.of[blockIdx.y]) * s.row;
+  if (blockIdx.x == 0 && threadIdx.x == 0) {
+    s.first_rows[head] = first_row;
+    s.lengths[head] = static_cast<int32_t>(count);
+  }
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count * s.row; i += step) {
+    const int64_t at = i / s.row, part = i - at * s.row;
+    const int64_t row = s.rows != nullptr ? s.rows[head * s.capacity_of_rows + at] : at;
+    const int64_t to = (first_row + at) * s.row + part;
+    static_cast<Vector*>(s.to_k)[to] = static_cast<const Vector*>(s.k)[row * s.k_stride + column + part];
+    static_cast<Vector*>(s.to_v)[to] = static_cast<const Vector*>(s.v)[row * s.v_stride + column + part];
+    if (part == 0)
+      s.to_position[first_row + at] = s.wide ? static_cast<int32_t>(static_cast<const int64_t*>(s.positions)[row])
+                                             : static_cast<const int32_t*>(s.positions)[row];
+  }
+}
+
+__global__ void set_first_rows(int64_t heads, int64_t capacity, int64_t* first_rows) {
+  const int64_t head = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (head < heads) first_rows[head] = head * capacity;
+}
+
+int64_t capacity_of(const CacheRows& rows) { return rows.capacity->empty() ? 0 : rows.capacity->front(); }
+
+// The widest vector that all rows are made of.
+int64_t vector_bytes(const CacheSource& source, int64_t row_bytes) {
+  const int64_t element = size_of(source.k.dtype);
+  uint64_t all = static_cast<uint64_t>(row_bytes) | static_cast<uint64_t>(source.k.ld * element) |
+                 static_cast<uint64_t>(source.v.ld * element) | reinterpret_cast<uintptr_t>(source.k.data) |
+                 reinterpret_cast<uintptr_t>(source.v.data);
+  for (int64_t bytes : {16, 8, 4})
+    if (all % static_cast<uint64_t>(bytes) == 0) return bytes;
+  return 2;
+}
+
+}  // namespace
+
+void store_rows(Context& ctx, const CacheSource& source, const KeptRows& kept, const CacheRows& to, int64_t* first_rows,
+                int32_t* lengths) {
+  const int64_t heads = to.heads(), vector = vector_bytes(source, to.row_bytes), element = size_of(source.k.dtype);
+  const int64_t most = kept.known >= 0 ? kept.known : kept.capacity();
+  Store s{source.k.data,
+          source.v.data,
+          source.k.ld * element / vector,
+          source.v.ld * element / vector,
+          static_cast<int>(to.row_bytes / vector),
+          kept.all ? nullptr : kept.rows.data<int32_t>(),
+          kept.capacity(),
+          kept.all ? nullptr : kept.counts.data<int32_t>(),
+          kept.known,
+          source.positions.raw(),
+          source.positions.dtype() == DType::i64,
+          to.k,
+          to.v,
+          to.position,
+          capacity_of(to),
+          first_rows,
+          lengths,
+          0};
+  const int64_t blocks = std::clamp<int64_t>((most * s.row + kThreads - 1) / kThreads, 1, 8192);
+  const auto kernel = vector == 16  ? store<uint4>
+                      : vector == 8 ? store<uint2>
+                      : vector == 4 ? store<uint32_t>
+                                    : store<uint16_t>;
+  for (int64_t first = 0; first < heads; first += kHeads) {
+    const int64_t now = std::min<int64_t>(kHeads, heads - first);
+    SourceHeads columns{};
+    for (int64_t h = 0; h < now; ++h) columns.of[h] = static_cast<int32_t>(source.source_head[first + h]);
+    s.first_head = static_cast<int>(first);
+    kernel<<<dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(now)), kThreads, 0, stream_of(ctx)>>>(s,
+                                                                                                             columns);
+    RESTKV_KERNEL_CHECK();
+  }
+}
+
+void move_rows(Context& ctx, const CacheRows& from, int64_t length, const CacheRows& to, int64_t* first_rows) {
+  const int64_t heads = to.heads();
+  if (heads == 0) return;
+  auto copy = [&](const void* source, void* target, int64_t row_bytes) {
+    if (length == 0) return;
+    RESTKV_CUDA_CHECK(cudaMemcpy2DAsync(target, static_cast<size_t>(capacity_of(to) * row_bytes), source,
+                                        static_cast<size_t>(capacity_of(from) * row_bytes),
+                                        static_cast<size_t>(length * row_bytes), static_cast<size_t>(heads),
+                                        cudaMemcpyDeviceToDevice, stream_of(ctx)));
+  };
+  copy(from.k, to.k, to.row_bytes);
+  copy(from.v, to.v, to.row_bytes);
+  copy(from.position, to.position, sizeof(int32_t));
+  set_first_rows<<<static_cast<unsigned>((heads + 255) / 256), 256, 0, stream_of(ctx)>>>(heads, capacity_of(to),
+                                                                                         first_rows);
+  RESTKV_KERNEL_CHECK();
+}
+
+}  // namespace restkv::gpu
