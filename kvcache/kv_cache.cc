@@ -103,6 +103,8 @@ void KvCache::grow(int64_t layer_index, int64_t extra) {
   std::vector<int64_t> capacity = old.capacity;
   for (int64_t h = 0; h < heads_; ++h)
     capacity[h] = std::max(capacity[h], old.length[h] + extra + std::max<int64_t>(15, old.length[h] / 2));
+  if (on_gpu() && heads_ > 0)
+    capacity.assign(capacity.size(), *std::max_element(capacity.begin(), capacity.end()));  // see cache_rows.h
   allocate(layer, capacity);
   if (on_gpu()) {
     const int64_t length = old.length.empty() ? 0 : *std::max_element(old.length.begin(), old.length.end());

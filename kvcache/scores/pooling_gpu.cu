@@ -80,6 +80,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t done = 0; done < width; done += kSlice) {
     const int slice = static_cast<int>(width - done < kSlice ? width - done : kSlice);
     __syncthreads();
+#pragma unroll 5
     for (int i = static_cast<int>(threadIdx.x); i < kTile + slice + 3; i += kThreads)
       near[i] = score_at<edge>(scores + row * P, P, piece.global + window.first + done + i);
     __syncthreads();

@@ -1,34 +1,25 @@
 // The exact top-k on a GPU, for one rank: the values are read once, by all multiprocessors, and a row's cut is then
-// found among a few thousand candidates in shared memory.
+// found among a few thousand candidates.
 //   1. guess_bounds: a spread sample of each row says between which two values the k-th largest lies, very likely.
 //   2. gather_candidates: counts (and sums the positions of) the values above the upper bound, and lists those between
 //      the bounds.
-//   3. resolve: when the counts say that the k-th largest is among the listed ones, radix select on them; when not
-//      (bounds that missed, too many equal values), radix select on the whole row, by one block.
+//   3. resolve (resolve_gpu.cu): when the counts say that the k-th largest is among the listed ones, radix select on
+//      them; when not (bounds that missed, too many equal values), radix select on the whole row, by one block.
 // Counts decide which way a row goes, so the result is exact whatever the sample was. Rows of at most kCandidates
 // values start with step 3.
 #include "dist/base/gpu_handles.h"
+#include "kvcache/gpu/row_state.h"
 #include "kvcache/select/radix_pass.h"
-#include "kvcache/gpu/row_keys.h"
-#include "kvcache/gpu/runs.h"
 
 namespace restkv::gpu {
 namespace {
 
-constexpr int kCandidates = 4096;  // per row
-constexpr int kSamples = 32;       // per thread of guess_bounds
+constexpr int kSamples = 32;  // per thread of guess_bounds
+constexpr int kSector = 8;    // neighbours that are sampled together
 constexpr int kGatherThreads = 256;
-constexpr int kResolveThreads = 512;
-constexpr int kDigitBits = 8;
-constexpr int kBins = 1 << kDigitBits;
+constexpr int kWarps = kGatherThreads / 32;
+constexpr int kWarpList = kCandidates / kWarps;
 constexpr uint32_t kKeyOfMinusInf = 0x007fffffu;
-
-struct RowState {
-  float low, high;              // candidates: not above `high`, and at least `low`
-  uint32_t candidates;          // more than kCandidates when they were not all listed
-  uint32_t above;               // values above `high`
-  unsigned long long position;  // sum of their global positions
-};
 
 // The value with this key; what lies below -inf (NaN) counts as -inf.
 __device__ float value_of(uint32_t key) {
@@ -36,39 +27,49 @@ __device__ float value_of(uint32_t key) {
   return __uint_as_float((key & 0x80000000u) != 0 ? key ^ 0x80000000u : ~key);
 }
 
-// Distinct for distinct positions: larger key first, then the lower position.
-__device__ uint64_t rank_of(float value, int64_t position) {
-  return static_cast<uint64_t>(key_of(value)) << 32 | (0xffffffffu - static_cast<uint32_t>(position));
-}
-
-// The samples of one row: sectors of eight neighbours, one somewhere in each of equal strata of the row.
+// The samples of one row: sectors of neighbours, one somewhere in each of equal strata of the row.
 __device__ void load_samples(const float* values, const Runs& runs, uint32_t (&keys)[kSamples]) {
-  const int64_t total = runs.total();
-  const int strata_log2 = __ffs(static_cast<int>(blockDim.x) * kSamples / 8) - 1;
+  const uint32_t total = static_cast<uint32_t>(runs.total());
+  const int strata_log2 = __ffs(static_cast<int>(blockDim.x) * kSamples / kSector) - 1;
+  const uint32_t room = (total >> strata_log2) - (kSector - 1);  // places of a sector in its stratum
 #pragma unroll
   for (int j = 0; j < kSamples; ++j) {
-    const int sample = j * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x), stratum = sample / 8;
-    const int64_t first = (total * stratum) >> strata_log2, width = ((total * (stratum + 1)) >> strata_log2) - first;
-    const uint64_t scatter = static_cast<uint32_t>(stratum) * 2654435769u;
-    const int64_t start = first + static_cast<int64_t>((scatter * static_cast<uint64_t>(width - 7)) >> 32);
-    keys[j] = key_of(values[runs.local((start & ~int64_t{7}) + sample % 8)]);
+    const uint32_t sample = j * blockDim.x + threadIdx.x, stratum = sample / kSector;
+    const uint32_t first = static_cast<uint32_t>(static_cast<uint64_t>(total) * stratum >> strata_log2);
+    const uint32_t start = (first + __umulhi(stratum * 2654435769u, room)) / kSector * kSector;
+    keys[j] = key_of(values[runs.local(start + sample % kSector)]);
   }
 }
 
-// One block per row. The number of threads is a power of two; rows have at least eight values per stratum.
-__global__ void __launch_bounds__(1024) guess_bounds(const float* values, int64_t stride, Runs runs,
-                                                     const uint32_t* k_of_row, uint32_t k_all, RowState* states) {
-  __shared__ uint32_t counts[32];
+// Moves `key` up by 1 << bit when at least `rank` samples reach that; done when not many more do. `counter` starts at
+// 0.
+__device__ void raise(const uint32_t (&keys)[kSamples], int bit, int rank, int slack, uint32_t* counter, uint32_t& key,
+                      bool& done) {
+  const uint32_t higher = key | 1u << bit;
+  uint32_t reach = 0;
+#pragma unroll
+  for (int j = 0; j < kSamples; ++j) reach += keys[j] >= higher ? 1u : 0u;
+  reach = __reduce_add_sync(0xffffffffu, reach);
+  if (threadIdx.x % 32 == 0) atomicAdd(counter, reach);
+  __syncthreads();
+  const int all = static_cast<int>(*counter);
+  if (all < rank) return;
+  key = higher;
+  done = all <= rank + slack;
+}
+
+// One block per row. The number of threads is a power of two; rows have at least kSector values per stratum.
+__global__ void __launch_bounds__(1024) guess_bounds(RowValues input, RowState* states) {
+  __shared__ uint32_t low_counts[32], high_counts[32];
   const int64_t row = blockIdx.x;
   uint32_t keys[kSamples];
-  load_samples(values + row * stride, runs, keys);
-  if (threadIdx.x < 32) counts[threadIdx.x] = 0;
+  load_samples(input.row(row), input.runs, keys);
+  if (threadIdx.x < 32) low_counts[threadIdx.x] = high_counts[threadIdx.x] = 0;
 
   // Ranks in the sample between which the k-th largest of the row should lie.
   const int samples = static_cast<int>(blockDim.x) * kSamples;
-  const float part = static_cast<float>(samples) / static_cast<float>(runs.total());
-  const float middle = static_cast<float>(k_of_row != nullptr ? k_of_row[row] : k_all) * part;
-  const float half = 0.35f * kCandidates * part;
+  const float part = static_cast<float>(samples) / static_cast<float>(input.runs.total());
+  const float middle = static_cast<float>(input.k(row)) * part, half = 0.35f * kCandidates * part;
   const int low_rank = static_cast<int>(ceilf(middle + half)), high_rank = static_cast<int>(floorf(middle - half));
   const int slack = static_cast<int>(half / 8.0f) + 1;
 
@@ -77,78 +78,74 @@ __global__ void __launch_bounds__(1024) guess_bounds(const float* values, int64_
   __syncthreads();
   // Bit by bit the largest key that at least so many samples reach; near enough is good enough.
   for (int bit = 31; bit >= 0 && !(low_done && high_done); --bit) {
-    const uint32_t try_low = low | 1u << bit, try_high = high | 1u << bit;
-    uint32_t both = 0;  // two counts of at most 2^15
-#pragma unroll
-    for (int j = 0; j < kSamples; ++j) both += (keys[j] >= try_low ? 1u : 0u) + (keys[j] >= try_high ? 0x10000u : 0u);
-    both = __reduce_add_sync(0xffffffffu, both);
-    if (threadIdx.x % 32 == 0) atomicAdd(&counts[bit], both);
-    __syncthreads();
-    const int reach_low = static_cast<int>(counts[bit] & 0xffffu), reach_high = static_cast<int>(counts[bit] >> 16);
-    if (!low_done && reach_low >= low_rank) {
-      low = try_low;
-      low_done = reach_low <= low_rank + slack;
-    }
-    if (!high_done && reach_high >= high_rank) {
-      high = try_high;
-      high_done = reach_high <= high_rank + slack;
-    }
+    if (!low_done) raise(keys, bit, low_rank, slack, low_counts + bit, low, low_done);
+    if (!high_done) raise(keys, bit, high_rank, slack, high_counts + bit, high, high_done);
   }
   if (threadIdx.x == 0)
     states[row] = {low_rank > samples ? -INFINITY : value_of(low), high_rank < 1 ? INFINITY : value_of(high), 0, 0, 0};
 }
 
-struct GatherShared {
-  uint64_t list[kCandidates];
-  uint32_t count, above, base;
-  unsigned long long position;
-};
-
-// What one thread saw above the upper bound.
-struct Above {
-  uint32_t count = 0;
+// One warp's part of a piece: what lies above the upper bound, per lane, and the list of candidates.
+struct WarpFindings {
+  uint64_t* list;  // [kWarpList] in shared memory
+  uint32_t listed = 0;
+  uint32_t above = 0;
   unsigned long long position = 0;
 };
 
-// Sorts N values of one thread, at `position` + offset(i), into above, listed and neither. NaN is neither.
-template <int N, class Offset>
-__device__ void sort_in(const float (&x)[N], uint32_t position, Offset offset, float low, float high, GatherShared& s,
-                        Above& above) {
-  uint32_t in = 0;
-#pragma unroll
-  for (int i = 0; i < N; ++i) in |= (x[i] >= low ? 1u : 0u) << i;
-  if (in == 0) return;
-  uint32_t listed = in;
-#pragma unroll
-  for (int i = 0; i < N; ++i)
-    if ((in >> i & 1u) != 0 && x[i] > high) {
-      listed &= ~(1u << i);
-      ++above.count;
-      above.position += position + offset(i);
+// The lanes' candidates join the list: `in` has a bit for each, at offset(bit) from `values` and `position`. By the
+// whole warp. The values are read again (from the cache next to it): an index into registers would put them in memory.
+template <class Offset>
+__device__ void list_candidates(uint32_t in, Offset offset, const float* values, uint32_t position, WarpFindings& w) {
+  const uint32_t below = (1u << (threadIdx.x % 32)) - 1;
+  for (uint32_t lanes = __ballot_sync(0xffffffffu, in != 0); lanes != 0; lanes = __ballot_sync(0xffffffffu, in != 0)) {
+    if (in != 0) {
+      const uint32_t at = w.listed + __popc(lanes & below), from = offset(__ffs(static_cast<int>(in)) - 1);
+      if (at < kWarpList) w.list[at] = rank_of(__ldg(values + from), position + from);
+      in &= in - 1;
     }
-  if (listed == 0) return;
-  uint32_t at = atomicAdd(&s.count, static_cast<uint32_t>(__popc(listed)));
-#pragma unroll
-  for (int i = 0; i < N; ++i)
-    if ((listed >> i & 1u) != 0) {
-      if (at < kCandidates) s.list[at] = rank_of(x[i], position + offset(i));
-      ++at;
-    }
+    w.listed += __popc(lanes);
+  }
 }
 
-// Every value of `count` neighbours whose first has the global position `position`.
-__device__ void scan_piece(const float* values, int count, uint32_t position, float low, float high, GatherShared& s,
-                           Above& above) {
+// All lanes' N values x[i] = values[offset(i)], where `bounded` says whether there is an upper bound. NaN is neither
+// above nor a candidate.
+template <int N, class Offset>
+__device__ void sort_in(const float (&x)[N], Offset offset, const float* values, uint32_t position, float low,
+                        float high, bool bounded, WarpFindings& w) {
+  uint32_t in = 0;
+#pragma unroll
+  for (int i = 0; i < N; ++i) in |= x[i] >= low ? 1u << i : 0u;
+  if (bounded) {
+    uint32_t above = 0, offsets = 0;
+#pragma unroll
+    for (int i = 0; i < N; ++i)
+      if (x[i] > high) {
+        above |= 1u << i;
+        offsets += offset(i);
+      }
+    in &= ~above;
+    const uint32_t count = __popc(above);
+    w.above += count;
+    w.position += static_cast<unsigned long long>(count) * position + offsets;
+  }
+  list_candidates(in, offset, values, position, w);
+}
+
+// The warp's share of `count` neighbours whose first has the global position `position`.
+__device__ void scan_piece(const float* values, int count, uint32_t position, float low, float high, WarpFindings& w) {
   constexpr int kVectors = 4;
   const int tid = static_cast<int>(threadIdx.x);
-  // Scalars up to the first 16-byte boundary, and behind the last.
+  const bool bounded = high < INFINITY;
+  // Scalars up to the first 16-byte boundary, and behind the last: all with the first warp.
   const int head = min(count, static_cast<int>((16 - reinterpret_cast<uintptr_t>(values) % 16) % 16 / 4));
   const int vectors = (count - head) / 4, tail = head + 4 * vectors;
-  const int edge = tid < head ? tid : tid - head + tail;
-  if (edge < count && tid < head + 3) {
-    const float x[1] = {values[edge]};
+  if (tid < 32 && head + count - tail > 0) {
+    const int edge = tid < head ? tid : tid - head + tail;
+    const bool mine = tid < head + count - tail;
+    const float x[1] = {mine ? __ldg(values + edge) : NAN};
     sort_in(
-        x, position + static_cast<uint32_t>(edge), [](int) { return 0u; }, low, high, s, above);
+        x, [edge](int) { return static_cast<uint32_t>(edge); }, values, position, low, high, bounded, w);
   }
   const float4* body = reinterpret_cast<const float4*>(values + head);
   for (int first = 0; first < vectors; first += kVectors * kGatherThreads) {
@@ -159,154 +156,40 @@ __device__ void scan_piece(const float* values, int count, uint32_t position, fl
       const float4 v = at < vectors ? __ldg(body + at) : make_float4(NAN, NAN, NAN, NAN);
       x[4 * u] = v.x, x[4 * u + 1] = v.y, x[4 * u + 2] = v.z, x[4 * u + 3] = v.w;
     }
-    const uint32_t start = position + static_cast<uint32_t>(head + 4 * (first + tid));
+    const int start = head + 4 * (first + tid);
     sort_in(
-        x, start, [](int i) { return static_cast<uint32_t>(i / 4 * 4 * kGatherThreads + i % 4); }, low, high, s, above);
+        x, [](int i) { return static_cast<uint32_t>((i & ~3) * kGatherThreads + (i & 3)); }, values + start,
+        position + static_cast<uint32_t>(start), low, high, bounded, w);
   }
 }
 
-// Block b works on piece b % pieces of row b / pieces.
+// Block b works on piece b % pieces of row b / pieces; its warps work alone.
 __global__ void __launch_bounds__(kGatherThreads)
     gather_candidates(const float* values, int64_t stride, Pieces pieces, RowState* states, uint64_t* candidates) {
-  __shared__ GatherShared s;
-  const int64_t row = blockIdx.x / pieces.count();
-  const Piece piece = pieces.at(static_cast<int>(blockIdx.x % pieces.count()));
-  const int tid = static_cast<int>(threadIdx.x);
+  __shared__ uint64_t lists[kWarps][kWarpList];
+  const uint32_t row = blockIdx.x / static_cast<uint32_t>(pieces.count());
+  const Piece piece = pieces.at(static_cast<int>(blockIdx.x - row * static_cast<uint32_t>(pieces.count())));
   RowState* state = states + row;
-  if (tid == 0) s.count = 0, s.above = 0, s.position = 0;
-  const float low = state->low, high = state->high;
-  __syncthreads();
-  Above above;
-  scan_piece(values + row * stride + piece.local, piece.count, static_cast<uint32_t>(piece.global), low, high, s,
-             above);
-  if (above.count != 0) {
-    atomicAdd(&s.above, above.count);
-    atomicAdd(&s.position, above.position);
-  }
-  __syncthreads();
-  if (tid == 0) {
-    if (s.above != 0) {
-      atomicAdd(&state->above, s.above);
-      atomicAdd(&state->position, s.position);
-    }
-    // A piece that lists too many spoils the row, whatever the others list.
-    s.base = s.count == 0 ? 0 : atomicAdd(&state->candidates, s.count <= kCandidates ? s.count : kCandidates + 1);
-  }
-  __syncthreads();
-  const uint32_t listed = min(s.count, static_cast<uint32_t>(kCandidates));
-  for (uint32_t i = threadIdx.x; i < listed && s.base + i < kCandidates; i += kGatherThreads)
-    candidates[row * kCandidates + s.base + i] = s.list[i];
-}
-
-struct ResolveShared {
-  uint64_t list[kCandidates];
-  uint32_t histogram[kBins];
-  uint32_t bin, wanted, sharing;
-  unsigned long long sum;
-};
-
-// By the first warp: the bin, from the largest down, in which the wanted-th element lies.
-__device__ void choose_bin(ResolveShared& s, uint32_t wanted) {
-  constexpr int kPerLane = kBins / 32;
-  const int lane = static_cast<int>(threadIdx.x), top = kBins - 1 - lane * kPerLane;
-  uint32_t mine = 0;
-  for (int i = 0; i < kPerLane; ++i) mine += s.histogram[top - i];
-  uint32_t upto = mine;
-  for (int step = 1; step < 32; step *= 2) {
-    const uint32_t left = __shfl_up_sync(0xffffffffu, upto, step);
-    if (lane >= step) upto += left;
-  }
-  uint32_t passed = upto - mine;
-  if (passed >= wanted || upto < wanted) return;
-  int bin = top;
-  for (; passed + s.histogram[bin] < wanted; --bin) passed += s.histogram[bin];
-  s.bin = static_cast<uint32_t>(bin);
-  s.wanted = wanted - passed;
-  s.sharing = s.histogram[bin];
-}
-
-// The cut behind the wanted-th largest (wanted >= 1) of the ranks that each(body) passes to body, over all threads.
-template <class Each>
-__device__ SelectCut find_cut(ResolveShared& s, uint32_t wanted, Each each, bool& tied) {
-  uint64_t prefix = 0;
-  tied = false;
-  for (int shift = 64 - kDigitBits; shift >= 0; shift -= kDigitBits) {
-    for (int bin = static_cast<int>(threadIdx.x); bin < kBins; bin += kResolveThreads) s.histogram[bin] = 0;
-    __syncthreads();
-    each([&](uint64_t rank) {
-      if (shift == 64 - kDigitBits || rank >> (shift + kDigitBits) == prefix)
-        atomicAdd(&s.histogram[rank >> shift & (kBins - 1)], 1u);
-    });
-    __syncthreads();
-    if (threadIdx.x < 32) choose_bin(s, wanted);
-    __syncthreads();
-    prefix = prefix << kDigitBits | s.bin;
-    wanted = s.wanted;
-    if (shift == 32) {
-      if (wanted == s.sharing) return {static_cast<uint32_t>(prefix), 0xffffffffu};
-      tied = true;
+  WarpFindings w{lists[threadIdx.x / 32]};
+  scan_piece(values + row * stride + piece.local, piece.count, static_cast<uint32_t>(piece.global), state->low,
+             state->high, w);
+  const uint32_t above = __reduce_add_sync(0xffffffffu, w.above);
+  const uint32_t lane = threadIdx.x % 32;
+  if (above != 0) {
+    for (int offset = 16; offset > 0; offset /= 2) w.position += __shfl_xor_sync(0xffffffffu, w.position, offset);
+    if (lane == 0) {
+      atomicAdd(&state->above, above);
+      atomicAdd(&state->position, w.position);
     }
   }
-  return {static_cast<uint32_t>(prefix >> 32), 0xffffffffu - static_cast<uint32_t>(prefix) + 1};
-}
-
-template <class Each>
-__device__ void resolve_row(ResolveShared& s, uint32_t wanted, Each each, SelectCut* cut, int32_t* tied_row,
-                            bool with_sum) {
-  bool tied = false;
-  const SelectCut found = find_cut(s, wanted, each, tied);
-  if (threadIdx.x == 0) {
-    *cut = found;
-    *tied_row = tied ? 1 : 0;
-  }
-  if (!with_sum) return;
-  unsigned long long sum = 0;
-  each([&](uint64_t rank) {
-    const uint32_t key = static_cast<uint32_t>(rank >> 32), position = 0xffffffffu - static_cast<uint32_t>(rank);
-    if (found.takes(key, position)) sum += position;
-  });
-  if (sum != 0) atomicAdd(&s.sum, sum);
-}
-
-// One block per row. states and candidates are null for short rows, sums may be null.
-__global__ void __launch_bounds__(kResolveThreads)
-    resolve(const float* values, int64_t stride, Runs runs, const uint32_t* k_of_row, uint32_t k_all,
-            const RowState* states, const uint64_t* candidates, SelectCut* cuts, int32_t* tied, int64_t* sums) {
-  __shared__ ResolveShared s;
-  const int64_t row = blockIdx.x, total = runs.total();
-  const int tid = static_cast<int>(threadIdx.x);
-  const float* mine = values + row * stride;
-  const uint32_t k = k_of_row != nullptr ? k_of_row[row] : k_all;
-  if (k == 0) {  // the cut lies beyond every value
-    if (tid == 0) {
-      cuts[row] = {0xffffffffu, 0};
-      tied[row] = 0;
-      if (sums != nullptr) sums[row] = 0;
-    }
-    return;
-  }
-  const bool is_short = states == nullptr;
-  const RowState state = is_short ? RowState{} : states[row];
-  const bool found =
-      !is_short && state.candidates <= kCandidates && state.above < k && k <= state.above + state.candidates;
-  if (tid == 0) s.sum = found ? state.position : 0;
-  if (is_short || found) {
-    const int listed = is_short ? static_cast<int>(total) : static_cast<int>(state.candidates);
-    for (int i = tid; i < listed; i += kResolveThreads)
-      s.list[i] = is_short ? rank_of(mine[runs.local(i)], runs.global(i)) : candidates[row * kCandidates + i];
-    __syncthreads();
-    auto each = [&](auto&& body) {
-      for (int i = tid; i < listed; i += kResolveThreads) body(s.list[i]);
-    };
-    resolve_row(s, is_short ? k : k - state.above, each, cuts + row, tied + row, sums != nullptr);
-  } else {
-    auto each = [&](auto&& body) {
-      for (int64_t i = tid; i < total; i += kResolveThreads) body(rank_of(mine[runs.local(i)], runs.global(i)));
-    };
-    resolve_row(s, k, each, cuts + row, tied + row, sums != nullptr);
-  }
-  __syncthreads();
-  if (tid == 0 && sums != nullptr) sums[row] = static_cast<int64_t>(s.sum);
+  if (w.listed == 0) return;
+  // A warp that lists too many spoils the row, whatever the others list.
+  uint32_t base = 0;
+  if (lane == 0) base = atomicAdd(&state->candidates, w.listed <= kWarpList ? w.listed : kCandidates + 1);
+  base = __shfl_sync(0xffffffffu, base, 0);
+  __syncwarp();
+  for (uint32_t i = lane; i < min(w.listed, static_cast<uint32_t>(kWarpList)) && base + i < kCandidates; i += 32)
+    candidates[static_cast<int64_t>(row) * kCandidates + base + i] = w.list[i];
 }
 
 // A power of two of threads with which at least one of 32 values is sampled, up to 2^20 values.
@@ -321,9 +204,8 @@ int sample_threads(int64_t total) {
 void select_top(Context& ctx, const SelectRows& input, const uint32_t* k_of_row, uint32_t k, SelectCut* cuts,
                 int32_t* tied, int64_t* sums) {
   if (input.rows == 0) return;
-  const Runs runs(*input.segments);
-  RESTKV_CHECK(runs.total() == input.total, "{} of {} values are here", runs.total(), input.total);
-  const unsigned rows = static_cast<unsigned>(input.rows);
+  const RowValues rows{input.values, input.stride, Runs(*input.segments), k_of_row, k};
+  RESTKV_CHECK(rows.runs.total() == input.total, "{} of {} values are here", rows.runs.total(), input.total);
   const cudaStream_t stream = stream_of(ctx);
   Tensor states, candidates;
   RowState* state = nullptr;
@@ -333,18 +215,15 @@ void select_top(Context& ctx, const SelectRows& input, const uint32_t* k_of_row,
     candidates = ctx.empty(DType::u64, {input.rows, kCandidates});
     state = static_cast<RowState*>(states.raw());
     candidate = candidates.data<uint64_t>();
-    guess_bounds<<<rows, sample_threads(input.total), 0, stream>>>(input.values, input.stride, runs, k_of_row, k,
-                                                                   state);
+    guess_bounds<<<static_cast<unsigned>(input.rows), sample_threads(input.total), 0, stream>>>(rows, state);
     RESTKV_KERNEL_CHECK();
-    const Pieces pieces(runs, input.rows * input.total >= (int64_t{1} << 23) ? 16384 : 4096);
+    const Pieces pieces(rows.runs, input.rows * input.total >= (int64_t{1} << 23) ? 16384 : 4096);
     RESTKV_CHECK(input.rows * pieces.count() < INT32_MAX, "{} rows of {} values", input.rows, input.total);
-    gather_candidates<<<rows* static_cast<unsigned>(pieces.count()), kGatherThreads, 0, stream>>>(
+    gather_candidates<<<static_cast<unsigned>(input.rows * pieces.count()), kGatherThreads, 0, stream>>>(
         input.values, input.stride, pieces, state, candidate);
     RESTKV_KERNEL_CHECK();
   }
-  resolve<<<rows, kResolveThreads, 0, stream>>>(input.values, input.stride, runs, k_of_row, k, state, candidate, cuts,
-                                                tied, sums);
-  RESTKV_KERNEL_CHECK();
+  resolve(stream, input.rows, rows, state, candidate, {cuts, tied, sums});
 }
 
 }  // namespace restkv::gpu

@@ -1,8 +1,8 @@
 // What a cut takes of its row: the sum of the positions, or their list in ascending order.
 #include "dist/base/gpu_handles.h"
-#include "kvcache/select/radix_pass.h"
 #include "kvcache/gpu/row_keys.h"
 #include "kvcache/gpu/runs.h"
+#include "kvcache/select/radix_pass.h"
 
 namespace restkv::gpu {
 namespace {
