@@ -16,6 +16,10 @@ inline constexpr double kScoresNearOneF32 = 5e-2;
 inline constexpr double kScoresBf16 = 1e-3;
 /// Window logits, attention weights and outputs of a GPU against the CPU, relative to the largest of their row.
 inline constexpr double kStatisticsGpu = 1e-5;
+/// Eviction scores of a GPU against the CPU's or the published code, in float32 and from the same bf16 values: sums run
+/// in another order there.
+inline constexpr double kScoresGpuF32 = 1e-3;
+inline constexpr double kScoresGpuBf16 = 3e-3;
 /// One op in float32 against double precision, relative to the largest magnitude of the result.
 inline constexpr double kOpF32 = 2e-6;
 /// One op with bf16 operands against f32, norm of the difference over norm of the result.

@@ -42,8 +42,18 @@ struct RankResult {
   std::string error;  ///< of an InputError
 };
 
-inline RankResult evict_case(const EvictionCase& c, Communicator& sequence, Communicator& tensor, int threads = 1) {
-  Context ctx({Device::cpu, threads});
+/// The elements as a matrix on the context's device, rounded to `dtype` (f32 or bf16).
+inline Tensor case_matrix(Context& ctx, const std::vector<float>& values, DType dtype, int64_t rows, int64_t cols) {
+  if (dtype == DType::f32) return ctx.to_device(values.data(), dtype, {rows, cols});
+  std::vector<bf16> half;
+  half.reserve(values.size());
+  for (float x : values) half.push_back(to_bf16(x));
+  return ctx.to_device(half.data(), dtype, {rows, cols});
+}
+
+/// On the context's device, with q, k, v and wo in `dtype`.
+inline RankResult evict_case(Context& ctx, const EvictionCase& c, Communicator& sequence, Communicator& tensor,
+                             DType dtype = DType::f32) {
   const int64_t W = c.config.window, d = c.d;
   HeadLayout heads{c.Hq, c.Hkv, d, split_heads(c.Hq, c.Hkv, tensor.size(), tensor.rank())};
   const int64_t Hq_lc = heads.Hq_lc(), Hkv_lc = heads.Hkv_lc();
@@ -59,10 +69,11 @@ inline RankResult evict_case(const EvictionCase& c, Communicator& sequence, Comm
       std::copy_n(&c.k[from], d, &k[(i * Hkv_lc + g) * d]);
       std::copy_n(&c.v[from], d, &v[(i * Hkv_lc + g) * d]);
     }
-  Tensor r;
+  Tensor q_there = case_matrix(ctx, q, dtype, W, Hq_lc * d), k_there = case_matrix(ctx, k, dtype, L_lc, Hkv_lc * d),
+         v_there = case_matrix(ctx, v, dtype, L_lc, Hkv_lc * d), r;
   if (!c.wo.empty()) {
-    MatrixView wo(c.wo.data(), c.hidden(), c.Hq * d);
-    r = output_factors(ctx, wo.block(0, c.hidden(), heads.local.q.begin * d, Hq_lc * d), Hq_lc, d);
+    Tensor wo = case_matrix(ctx, c.wo, dtype, c.hidden(), c.Hq * d);
+    r = output_factors(ctx, MatrixView(wo).block(0, c.hidden(), heads.local.q.begin * d, Hq_lc * d), Hq_lc, d);
   }
   RankResult result;
   result.q_heads = heads.local.q;
@@ -70,9 +81,9 @@ inline RankResult evict_case(const EvictionCase& c, Communicator& sequence, Comm
   EvictTrace trace;
   LayerKv layer{c.layer,
                 &partition,
-                {q.data(), W, Hq_lc * d},
-                {k.data(), L_lc, Hkv_lc * d},
-                {v.data(), L_lc, Hkv_lc * d},
+                MatrixView(q_there),
+                MatrixView(k_there),
+                MatrixView(v_there),
                 c.wo.empty() ? nullptr : r.data<float>()};
   KeptRows kept = evictor.evict(layer, &trace);
   result.head = kept.head;
@@ -101,6 +112,11 @@ inline RankResult evict_case(const EvictionCase& c, Communicator& sequence, Comm
     result.scores.push_back(scores);
   }
   return result;
+}
+
+inline RankResult evict_case(const EvictionCase& c, Communicator& sequence, Communicator& tensor, int threads = 1) {
+  Context ctx({Device::cpu, threads});
+  return evict_case(ctx, c, sequence, tensor);
 }
 
 }  // namespace restkv::testing

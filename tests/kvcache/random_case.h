@@ -84,4 +84,62 @@ inline EvictionCase random_case(const std::string& name, const CaseShape& s, Cac
   return c;
 }
 
+inline CacheConfig restkv_config(ScoreMode mode, Pooling pooling, bool use_wo, Granularity granularity) {
+  CacheConfig config;
+  config.mode = mode;
+  config.pooling = pooling;
+  config.use_wo = use_wo;
+  config.granularity = granularity;
+  config.beta = 37.0;
+  return config;
+}
+
+/// All policies, modes, poolings and granularities.
+inline std::vector<CacheConfig> case_configs() {
+  using enum Granularity;
+  std::vector<CacheConfig> all = {
+      restkv_config(ScoreMode::after, Pooling::adaptive, true, kv_head),
+      restkv_config(ScoreMode::before, Pooling::adaptive, true, query_head),
+      restkv_config(ScoreMode::after, Pooling::none, false, query_head),
+      restkv_config(ScoreMode::before, Pooling::max, false, kv_head),
+      restkv_config(ScoreMode::after, Pooling::average, true, query_head),
+  };
+  all[2].tau = 0.5;
+  all[3].normalize = true;
+  all[3].temporal = TemporalSmoothing::mean;
+  for (Granularity granularity : {kv_head, query_head}) {
+    CacheConfig random, snapkv;
+    random.policy = "random";
+    random.seed = 7;
+    snapkv.policy = "snapkv";
+    snapkv.pooling = granularity == kv_head ? Pooling::max : Pooling::average;
+    random.granularity = snapkv.granularity = granularity;
+    all.push_back(random);
+    all.push_back(snapkv);
+  }
+  return all;
+}
+
+/// L, W, B, Hq, Hkv, d, block size, content
+inline std::vector<std::pair<std::string, CaseShape>> case_shapes() {
+  return {
+      {"uneven length", {1111, 16, 200, 9, 3, 16}},
+      {"wide heads", {700, 8, 90, 8, 2, 40, 64}},
+      {"shared KV head", {517, 16, 60, 4, 1, 24, 32}},
+      {"one KV head per query head", {450, 8, 64, 4, 4, 32, 32}},
+      {"one block: most ranks own nothing", {90, 16, 40, 4, 2, 16}},
+      {"fewer blocks than chunks", {300, 16, 64, 6, 3, 16}},
+      {"window over several shards", {640, 300, 340, 4, 2, 16, 32}},
+      {"ranks without a past position", {256, 200, 230, 4, 2, 16, 32}},
+      {"budget larger than a shard", {600, 16, 500, 4, 2, 16, 32}},
+      {"all but one kept", {333, 16, 332, 4, 2, 16, 32}},
+      {"one past token kept", {333, 16, 17, 4, 2, 16, 32}},
+      {"all scores tie", {600, 16, 100, 4, 2, 16, 32, Content::constant}},
+      {"periodic ties", {601, 16, 100, 6, 3, 16, 32, Content::periodic}},
+      {"attention near one", {600, 16, 100, 4, 2, 16, 32, Content::spike}},
+      {"zero weights tie", {600, 16, 300, 4, 2, 16, 32, Content::underflow}},
+      {"logits of minus infinity", {400, 16, 300, 4, 2, 16, 32, Content::minus_inf}},
+  };
+}
+
 }  // namespace restkv::testing
