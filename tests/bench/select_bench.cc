@@ -7,6 +7,7 @@
 #include <functional>
 #include <random>
 
+#include "kvcache/evict.h"
 #include "kvcache/kv_cache.h"
 #include "kvcache/output_factors.h"
 #include "kvcache/scores/drift.h"
@@ -152,6 +153,42 @@ void bench_factors(Bench& b) {
   b.time("output factors of a layer (bf16)", 0, [&] { output_factors(b.ctx, MatrixView(wo_bf16), kHq, kD); });
 }
 
+// Everything between the keys of a layer and its cache.
+void bench_layer(Bench& b) {
+  const SequencePartition partition(b.L, 1);
+  auto matrix = [&](int64_t rows, int64_t cols, float scale) {
+    std::vector<bf16> base;
+    for (float x : noise(1 << 22, 0.0f)) base.push_back(to_bf16(scale * x));
+    Tensor from = b.ctx.to_device(base.data(), DType::bf16, {1 << 22});
+    Tensor result = b.ctx.empty(DType::bf16, {rows, cols});
+    // Pieces of another length than the source's, so that no two rows are equal.
+    const int64_t piece = (1 << 22) - 4099 * 8;
+    for (int64_t at = 0; at < result.numel(); at += piece)
+      b.ctx.copy(result.data<bf16>() + at, from.data<bf16>() + at / piece % 4000 * 8,
+                 std::min(piece, result.numel() - at) * 2);
+    return result;
+  };
+  Tensor q = matrix(kWindow, kHq * kD, 1.0f), k = matrix(b.L, kHkv * kD, 1.0f), v = matrix(b.L, kHkv * kD, 1.0f);
+  Tensor wo = matrix(4096, kHq * kD, 0.02f), r = output_factors(b.ctx, MatrixView(wo), kHq, kD);
+  std::vector<int32_t> positions;
+  for (int64_t i = 0; i < b.L; ++i) positions.push_back(static_cast<int32_t>(i));
+  Tensor where = b.ctx.to_device(positions.data(), DType::i32, {b.L});
+  const LayerKv layer{0, &partition, MatrixView(q), MatrixView(k), MatrixView(v), r.data<float>()};
+  const std::vector<int64_t> heads = {0, 1, 2, 3, 4, 5, 6, 7};
+  CacheConfig config;
+  config.budget.tokens = kBudget;
+  config.window = kWindow;
+  Evictor evictor(b.ctx, *b.self, *b.self, {kHq, kHkv, kD, {{0, kHq}, {0, kHkv}}}, config);
+  KvCache cache(b.ctx, 1, kHkv, kD, DType::bf16);
+  const int64_t before = b.ctx.memory().current();
+  b.ctx.memory().reset_peak();
+  b.time("a layer's eviction and store, restkv", 0, [&] {
+    KeptRows kept = evictor.evict(layer);
+    cache.store(0, MatrixView(k), MatrixView(v), kHkv, heads, where, kept, 256);
+  });
+  fmt::print("  at most {} MiB beside the inputs\n", (b.ctx.memory().peak() - before) >> 20);
+}
+
 }  // namespace
 }  // namespace restkv
 
@@ -162,4 +199,5 @@ int main(int argc, char** argv) {
   restkv::bench_smoothing(b);
   restkv::bench_cache(b);
   restkv::bench_factors(b);
+  restkv::bench_layer(b);
 }
