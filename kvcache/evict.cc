@@ -141,7 +141,7 @@ std::vector<int64_t> Evictor::State::cache_heads() const {
   return head;
 }
 
-KeptRows Evictor::evict(const LayerKv& layer, EvictTrace* trace) {
+KeptRows Evictor::evict(const LayerKv& layer, EvictTrace* trace, PhaseClock* clock) {
   State& s = *state_;
   s.check_input(layer);
   const int64_t L = layer.partition->length();
@@ -154,6 +154,7 @@ KeptRows Evictor::evict(const LayerKv& layer, EvictTrace* trace) {
     scores = s.policy->score(statistics);
     if (trace != nullptr) trace->tied_rows = statistics.tied_rows();
   }
+  if (clock != nullptr) clock->start("select");
   const bool per_query_head = s.config.granularity == Granularity::query_head;
   if (s.entry.unit == Granularity::query_head && !per_query_head)
     scores.values = s.kv_head_scores(shard, scores.values);

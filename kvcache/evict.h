@@ -7,6 +7,7 @@
 
 #include "dist/base/context.h"
 #include "dist/base/gemm.h"
+#include "dist/base/phase_clock.h"
 #include "dist/comm/communicator.h"
 #include "dist/comm/partition.h"
 #include "kvcache/config.h"
@@ -54,7 +55,8 @@ class Evictor {
   /// Collective over `sequence` (and `tensor`, see above). Preconditions: the policy evicts, L is at least the budget.
   /// On a GPU the decision is taken in stream order, and nothing waits for it (but a trace). Throws InputError when the
   /// budget does not fit this prompt (budget below window + 1).
-  KeptRows evict(const LayerKv& layer, EvictTrace* trace = nullptr);
+  /// `clock`, when given, is in its phase "scoring" and passes to "select".
+  KeptRows evict(const LayerKv& layer, EvictTrace* trace = nullptr, PhaseClock* clock = nullptr);
 
  private:
   struct State;

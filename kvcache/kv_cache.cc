@@ -184,17 +184,20 @@ std::vector<int64_t> KvCache::positions(int64_t layer_index, int64_t head) const
 }
 
 KvCache KvCache::clone() const {
-  auto copy = [this](Tensor& t) {
-    if (t.empty()) return;
-    Tensor own = ctx_->empty(t.dtype(), t.shape());
-    ctx_->copy(own.raw(), t.raw(), t.bytes());
-    t = own;
+  KvCache copy(*ctx_, layers(), heads_, d_, dtype_);
+  auto duplicate = [&](const Tensor& from) {
+    Tensor to = ctx_->empty(from.dtype(), from.shape());
+    ctx_->copy(to.raw(), from.raw(), from.bytes());
+    return to;
   };
-  KvCache other = *this;
-  for (Layer& layer : other.layers_)
-    for (Tensor* t : {&layer.k, &layer.v, &layer.position}) copy(*t);
-  for (Tensor* t : {&other.first_rows_, &other.lengths_}) copy(*t);
-  return other;
+  copy.layers_ = layers_;
+  for (Layer& layer : copy.layers_)
+    for (Tensor* t : {&layer.k, &layer.v, &layer.position}) *t = duplicate(*t);
+  if (on_gpu()) {
+    copy.first_rows_ = duplicate(first_rows_);
+    copy.lengths_ = duplicate(lengths_);
+  }
+  return copy;
 }
 
 int64_t KvCache::layers() const { return static_cast<int64_t>(layers_.size()); }

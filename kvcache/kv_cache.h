@@ -20,6 +20,13 @@ class KvCache {
  public:
   /// `heads`: cache heads per layer on this rank; d: head size; dtype of k and v (f32 or bf16).
   KvCache(Context& ctx, int64_t layers, int64_t heads, int64_t d, DType dtype);
+  KvCache(KvCache&&) = default;
+  KvCache& operator=(KvCache&&) = default;
+  KvCache(const KvCache&) = delete;  // two caches must not append to the same rows: clone()
+  KvCache& operator=(const KvCache&) = delete;
+
+  /// The same content in memory of its own. In stream order.
+  KvCache clone() const;
 
   /// Replaces a layer's content by the kept rows of each head, with room for `reserve` more rows per head.
   /// k, v [n, kv_heads * d] token-major; source_head[h] names the column that cache head h copies from;
@@ -48,9 +55,6 @@ class KvCache {
   int64_t length(int64_t layer, int64_t head) const;
   /// Global positions of a head's rows, in storage order; waits for the device.
   std::vector<int64_t> positions(int64_t layer, int64_t head) const;
-
-  /// A cache of the same rows in memory of its own (a copy of this object shares its memory). In stream order.
-  KvCache clone() const;
 
   int64_t layers() const;
   int64_t heads() const;

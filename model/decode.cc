@@ -4,6 +4,7 @@
 
 #include "dist/base/error.h"
 #include "dist/base/stopwatch.h"
+#include "model/decode_batch_device.h"
 #include "model/ops/attention_decode.h"
 #include "model/ops/rms_norm.h"
 #include "model/ops/rope.h"
@@ -47,6 +48,12 @@ void Transformer::decode_step(Sequence& sequence, int32_t token) {
     fail_input("decode: token {} is outside the vocabulary of {}", token, config_.vocab);
   if (sequence.length >= config_.max_positions)
     fail_input("decode: position {} is beyond the model's {} positions", sequence.length, config_.max_positions);
+  if (ctx_.device() == Device::gpu) {
+    DeviceDecodeBatch batch(*this, {{&sequence, {}, 0}});
+    batch.step_eagerly({&token, 1});
+    sequence.logits = batch.logits(0);
+    return;
+  }
   DecodeBuffers b(config_, plan_.decode);
   Communicator& group = plan_.mode == DecodeMode::tensor ? grid_.world() : grid_.tensor();
   int64_t H = config_.hidden;

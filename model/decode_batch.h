@@ -33,8 +33,9 @@ class DecodeBatch {
   /// Throws InputError for a token outside the vocabulary or a position beyond the model's.
   virtual void step(std::span<const int32_t> tokens) = 0;
 
-  /// Parts of the last step on this rank, of all members; empty where they are not measured.
-  virtual std::vector<PhaseTime> phases() const { return {}; }
+  /// A step whose parts are timed on this rank, of all members together. On GPUs the parts run apart, without the
+  /// overlap that step() has: their sum is more than a step.
+  virtual std::vector<PhaseTime> timed_step(std::span<const int32_t> tokens) = 0;
 
   /// Takes member i out; the later ones move up.
   virtual void leave(int64_t i) = 0;

@@ -28,22 +28,24 @@ void for_slices(int64_t L_lc, int64_t slice, const Body& body) {
 
 struct Transformer::PrefillState {
   PrefillState(Context& ctx, const SequencePartition& partition_, int sequence_rank, const ModelConfig& config,
-               const Shard& shard)
+               const Shard& shard, int tensor_size)
       : partition(partition_),
         L_lc(partition.local_size(sequence_rank)),
         slice(std::max<int64_t>(1, std::min(prefill_slice_rows(ctx.device()), L_lc))),
         clock(ctx) {
     const DType dtype = activation_dtype(ctx.device());
     int64_t q_width = shard.heads.Hq_lc() * config.d, kv_width = shard.heads.Hkv_lc() * config.d;
-    x = ctx.empty(dtype, {L_lc, config.hidden});
+    // In f32 on GPUs too: it takes two roundings a layer, which would add up over the layers.
+    x = ctx.empty(DType::f32, {L_lc, config.hidden});
     q = ctx.empty(dtype, {L_lc, q_width});
     k = ctx.empty(dtype, {L_lc, kv_width});
     v = ctx.empty(dtype, {L_lc, kv_width});
     normed = ctx.empty(dtype, {slice, config.hidden});
     gate_up = ctx.empty(dtype, {slice, 2 * shard.mlp.size()});
     activated = ctx.empty(dtype, {slice, shard.mlp.size()});
-    partial = ctx.empty(dtype, {slice, config.hidden});
+    if (tensor_size > 1) partial = ctx.empty(DType::f32, {slice, config.hidden});
     for (int64_t i = 0; i < L_lc; ++i) positions.push_back(partition.global_position(sequence_rank, i));
+    position_ids = ctx.to_device(positions.data(), DType::i64, {L_lc});
     kv_lengths.assign(static_cast<size_t>(shard.heads.Hkv_lc()), partition.length());
     for (int64_t g = 0; g < shard.heads.Hkv_lc(); ++g) kv_offsets.push_back(g * config.d);
   }
@@ -53,8 +55,9 @@ struct Transformer::PrefillState {
   int64_t slice;  // rows of one slice
   PhaseClock clock;
   std::vector<int64_t> positions;  // [L_lc]
+  Tensor position_ids;             // i64 [L_lc] the same on the device
   Tensor rope;                     // [L_lc, 2, d/2]
-  Tensor x;                        // [L_lc, H] the residual stream
+  Tensor x;                        // [L_lc, H] f32 the residual stream
   Tensor q, k, v;                  // [L_lc, Hq_lc d], [L_lc, Hkv_lc d]; attention overwrites q by its output
   Tensor q_window;                 // [W, Hq_lc d], only for policies that read it
   Tensor k_all, v_all;             // [L, Hkv_lc d] in global order
@@ -78,7 +81,8 @@ Sequence Transformer::prefill(std::span<const int32_t> tokens, const PrefillOpti
       fail_input("prompt: token {} is outside the vocabulary of {}", token, config_.vocab);
 
   Stopwatch whole;
-  PrefillState s(ctx_, SequencePartition(L, grid_.sequence_size()), grid_.sequence_rank(), config_, plan_.resident);
+  PrefillState s(ctx_, SequencePartition(L, grid_.sequence_size()), grid_.sequence_rank(), config_, plan_.resident,
+                 grid_.tensor_size());
   s.evicts = evictor_->evicts(L);
   s.reserve = plan_.mode == DecodeMode::tensor
                   ? options.max_new_tokens
@@ -122,18 +126,20 @@ void Transformer::run_layers(PrefillState& s, const PrefillOptions& options, Seq
 
 // normed = rms_norm(x); q, k, v = normed Wqkv^T; rotate q and k.
 void Transformer::project_qkv(const LayerWeights& w, PrefillState& s) {
-  s.clock.start("gemm");
   int64_t H = config_.hidden, q_width = s.q.size(1), kv_width = s.k.size(1);
   MatrixView weight(w.qkv);
   MatrixView wq = weight.block(0, q_width, 0, H), wk = weight.block(q_width, kv_width, 0, H),
              wv = weight.block(q_width + kv_width, kv_width, 0, H);
   for_slices(s.L_lc, s.slice, [&](int64_t first, int64_t rows) {
     MatrixView normed = MatrixView(s.normed).block(0, rows, 0, H);
+    s.clock.start("norm");
     rms_norm(ctx_, MatrixView(s.x).block(first, rows, 0, H), w.attention_norm, normed, config_.rms_eps);
+    s.clock.start("gemm");
     gemm(ctx_, normed, wq, MatrixView(s.q).block(first, rows, 0, q_width));
     gemm(ctx_, normed, wk, MatrixView(s.k).block(first, rows, 0, kv_width));
     gemm(ctx_, normed, wv, MatrixView(s.v).block(first, rows, 0, kv_width));
   });
+  s.clock.start("rope");
   apply_rope(ctx_, MatrixView(s.q), config_.d, s.rope);
   apply_rope(ctx_, MatrixView(s.k), config_.d, s.rope);
 }
@@ -205,22 +211,25 @@ void Transformer::project_output(const LayerWeights& w, PrefillState& s) {
 
 // x += down(silu(gate(normed)) * up(normed)), slice by slice.
 void Transformer::mlp(const LayerWeights& w, PrefillState& s) {
-  s.clock.start("gemm");
   int64_t H = config_.hidden, I = plan_.resident.mlp.size();
   for_slices(s.L_lc, s.slice, [&](int64_t first, int64_t rows) {
     MatrixView x = MatrixView(s.x).block(first, rows, 0, H), normed = MatrixView(s.normed).block(0, rows, 0, H);
     MatrixView gate_up = MatrixView(s.gate_up).block(0, rows, 0, 2 * I);
     MatrixView activated = MatrixView(s.activated).block(0, rows, 0, I);
+    s.clock.start("norm");
     rms_norm(ctx_, x, w.mlp_norm, normed, config_.rms_eps);
+    s.clock.start("gemm");
     gemm(ctx_, normed, MatrixView(w.gate_up), gate_up);
+    s.clock.start("activation");
     swiglu(ctx_, gate_up, activated);
+    s.clock.start("gemm");
     add_partial(activated, MatrixView(w.down), x, s);
   });
 }
 
 // Decides with the other ranks which rows stay, and moves them to the cache.
 void Transformer::evict(int64_t layer, const LayerWeights& w, PrefillState& s, Sequence& sequence) {
-  s.clock.start("scoring");
+  s.clock.start(s.evicts ? "scoring" : "compact");
   KeptRows kept;
   int64_t sent = grid_.sequence().stats().bytes_sent + grid_.tensor().stats().bytes_sent;
   if (s.evicts) {
@@ -231,7 +240,7 @@ void Transformer::evict(int64_t layer, const LayerWeights& w, PrefillState& s, S
     input.k = MatrixView(s.k);
     input.v = MatrixView(s.v);
     input.r = w.output_factors.empty() ? nullptr : w.output_factors.data<float>();
-    kept = evictor_->evict(input);
+    kept = evictor_->evict(input, nullptr, &s.clock);
   } else {
     const HeadLayout& heads = plan_.resident.heads;
     bool per_query = cache_config_.granularity == Granularity::query_head;
@@ -252,7 +261,7 @@ void Transformer::keep(int64_t layer, const KeptRows& kept, PrefillState& s, Seq
   // A KV head that lies on several tensor ranks is counted by the one that holds its first query head.
   std::vector<bool> counted;
   for (int64_t head : kept.head) counted.push_back(per_query || head * heads.group() >= heads.local.q.begin);
-  Tensor positions = Tensor::view(s.positions.data(), DType::i64, {s.L_lc});
+  const Tensor& positions = s.position_ids;
   tally_kept(ctx_, layer, kept, counted, positions, s.local_hash,
              s.local_counts.rows(layer * model_heads, model_heads));
   std::vector<int64_t> sources = cache_head_sources(heads);
@@ -271,12 +280,12 @@ void Transformer::keep(int64_t layer, const KeptRows& kept, PrefillState& s, Seq
 void Transformer::emit_logits(PrefillState& s, const PrefillOptions& options, Sequence& sequence) {
   s.clock.start("logits");
   int64_t H = config_.hidden;
-  Tensor row = ctx_.empty(activation_, {1, H});
+  Tensor row = ctx_.empty(DType::f32, {1, H});
   auto logits_at = [&](int64_t position) {
     int owner = s.partition.owner(position);
     if (owner == grid_.sequence_rank())
       ctx_.copy(row.raw(), s.x.rows(s.partition.local_index(owner, position), 1).raw(), row.bytes());
-    if (grid_.sequence_size() > 1) grid_.sequence().broadcast(row.raw(), H, activation_, owner);
+    if (grid_.sequence_size() > 1) grid_.sequence().broadcast(row.raw(), H, DType::f32, owner);
     compute_logits(MatrixView(row), sequence.logits);
   };
   for (int64_t position : options.logit_rows) {
@@ -296,6 +305,7 @@ void Transformer::finish_report(PrefillState& s, Sequence& sequence) {
   totals.push_back(ctx_.to_host<uint64_t>(s.local_hash)[0]);
   totals.push_back(static_cast<uint64_t>(sequence.cache.bytes()));
   grid_.world().all_reduce(std::span<uint64_t>(totals));
+  if (ctx_.gpu() != nullptr) sequence.cache.refresh_lengths();
   s.report.phases = s.clock.finish();
   PrefillReport& report = sequence.report = s.report;
   report.evict_seconds = report.seconds_of("scoring") + report.seconds_of("select") + report.seconds_of("compact");

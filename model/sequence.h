@@ -15,8 +15,8 @@ namespace restkv {
 /// every rank.
 struct PrefillReport {
   double seconds = 0.0;
-  /// embed, gemm (linear layers, norms, activation), exchange (K/V gather, tensor-parallel sums), attention, scoring,
-  /// select, compact (with re-sharding), logits.
+  /// embed, norm, gemm (linear layers), rope, activation, exchange (K/V gather, tensor-parallel sums), attention,
+  /// scoring, select, compact (with re-sharding), logits.
   std::vector<PhaseTime> phases;
   double seconds_of(std::string_view phase) const;  ///< 0 for a phase that did not run
   double evict_seconds = 0.0;                       ///< scoring, select and compact
@@ -46,6 +46,9 @@ struct Sequence {
   PrefillReport report;
   std::vector<float> logits;             ///< [vocab] after the last processed token, on every rank
   std::vector<PhaseTime> decode_phases;  ///< CPU ranks: of the last decode step
+
+  /// The same state with a cache of its own.
+  Sequence clone() const { return {cache.clone(), prompt_tokens, length, report, logits, decode_phases}; }
 };
 
 }  // namespace restkv

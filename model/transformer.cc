@@ -11,7 +11,7 @@ namespace restkv {
 DType activation_dtype(Device device) { return device == Device::gpu ? DType::bf16 : DType::f32; }
 
 // On GPUs slices are large enough for the full rate of the products; on CPUs they stay in the caches.
-int64_t prefill_slice_rows(Device device) { return device == Device::gpu ? 8192 : 1024; }
+int64_t prefill_slice_rows(Device device) { return device == Device::gpu ? 4096 : 1024; }
 
 Transformer::Transformer(Context& ctx, const ProcessGrid& grid, const ModelConfig& config, const WeightSource& source,
                          const CacheConfig& cache, const TransformerOptions& options, const LoadProgress& progress)

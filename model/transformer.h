@@ -30,7 +30,7 @@ struct PrefillOptions {
   std::function<void(int64_t position, std::span<const float> logits)> on_logits;
 };
 
-/// The dtype of activations, K and V: f32 on CPU ranks, bf16 on GPUs.
+/// The dtype of activations, K and V: f32 on CPU ranks, bf16 on GPUs. The residual stream is f32 on both.
 DType activation_dtype(Device device);
 
 /// Prompt rows whose MLP activations exist at once; a multiple of the GEMM's row tile.
@@ -46,7 +46,11 @@ class Transformer {
 
   Context& context() const { return ctx_; }
   const ModelConfig& config() const { return config_; }
+  const ProcessGrid& grid() const { return grid_; }
+  const CacheConfig& cache_config() const { return cache_config_; }
   const ShardPlan& plan() const { return plan_; }
+  /// [d/2] inverse frequencies of the rotary embedding.
+  const std::vector<float>& frequencies() const { return frequencies_; }
   const TransformerWeights& weights() const { return weights_; }
 
   /// Goes on with another policy, budget or window; the weights stay. Sequences made before are not to be decoded after
@@ -58,7 +62,8 @@ class Transformer {
   /// the vocabulary, or a prompt that with max_new_tokens exceeds the model's positions.
   Sequence prefill(std::span<const int32_t> tokens, const PrefillOptions& options = {});
 
-  /// Processes one token at position sequence.length and updates sequence.logits. Collective over the world.
+  /// Processes one token at position sequence.length and updates sequence.logits. Collective over the world. On GPUs
+  /// this is for tests: DecodeBatch (decode_batch.h) decodes without leaving the device.
   void decode_step(Sequence& sequence, int32_t token);
 
  private:

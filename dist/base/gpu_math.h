@@ -32,6 +32,19 @@ __device__ inline Bf16x8 pack(const float (&x)[8]) {
   return v;
 }
 
+/// Eight neighbours of either dtype as floats; p is aligned to their size.
+__device__ inline void load_floats(const __nv_bfloat16* p, float (&x)[8]) { unpack(load8(p), x); }
+__device__ inline void load_floats(const float* p, float (&x)[8]) {
+  const float4 low = *reinterpret_cast<const float4*>(p), high = *reinterpret_cast<const float4*>(p + 4);
+  x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w;
+  x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
+}
+__device__ inline void store_floats(__nv_bfloat16* p, const float (&x)[8]) { store8(p, pack(x)); }
+__device__ inline void store_floats(float* p, const float (&x)[8]) {
+  *reinterpret_cast<float4*>(p) = make_float4(x[0], x[1], x[2], x[3]);
+  *reinterpret_cast<float4*>(p + 4) = make_float4(x[4], x[5], x[6], x[7]);
+}
+
 __device__ inline float warp_sum(float x) {
 #pragma unroll
   for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(0xffffffffu, x, offset);

@@ -154,6 +154,7 @@ void Bench::run_group(const BenchLayout& layout, const BenchGroup& group) {
       point.reason = "after a smaller batch of the same prompts: " + failure;
     } else {
       load_model(layout);
+      reserve_memory(point);
       if (!measurement) measurement = std::make_unique<GroupMeasurement>(*ctx_, *grid_, *model_, point.config, group);
       measure(*measurement, point);
       if (point.status == "failed") {
@@ -163,6 +164,12 @@ void Bench::run_group(const BenchLayout& layout, const BenchGroup& group) {
     }
     finish(std::move(point));
   }
+}
+
+// Takes the memory that the plan says from the device once, so that no allocation within a layer asks the driver.
+void Bench::reserve_memory(const BenchPoint& point) {
+  const int64_t held = ctx_->memory().current();
+  if (ctx_->gpu() != nullptr && point.planned_bytes > held) ctx_->gpu()->reserve(point.planned_bytes - held);
 }
 
 // One rank alone can go on after an error. Among several the others wait in a collective, and all have to end.

@@ -36,6 +36,7 @@ class Bench {
   void load_model(const BenchLayout& layout);
   BenchPoint make_point(const BenchLayout& layout, const BenchGroup& group, int64_t batch) const;
   std::string refusal(const BenchGroup& group, BenchPoint& point) const;
+  void reserve_memory(const BenchPoint& point);
   void measure(GroupMeasurement& measurement, BenchPoint& point);
   void finish(BenchPoint point);
   bool is_root() const { return mpi_.rank() == 0; }

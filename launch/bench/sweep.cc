@@ -96,7 +96,7 @@ RunConfig point_config(const RunConfig& config, const BenchLayout& layout, const
 }
 
 int64_t decode_steps(const RunConfig& config, const BenchGroup& group) {
-  return (config.bench.warmup + config.bench.new_tokens) * static_cast<int64_t>(group.batch.size());
+  return (config.bench.warmup + config.bench.new_tokens + kTimedSteps) * static_cast<int64_t>(group.batch.size());
 }
 
 }  // namespace restkv

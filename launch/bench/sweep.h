@@ -33,6 +33,9 @@ CacheConfig cache_of_policy(const RunConfig& config, const std::string& name);
 /// The configuration of one point: its layout, policy and budget in the places of the sweep's.
 RunConfig point_config(const RunConfig& config, const BenchLayout& layout, const BenchGroup& group);
 
+/// Steps per point whose parts are timed, after those that count.
+inline constexpr int64_t kTimedSteps = 3;
+
 /// Decode steps that a sequence of this group may take: each batch warms up and measures.
 int64_t decode_steps(const RunConfig& config, const BenchGroup& group);
 

@@ -110,8 +110,9 @@ MemoryPlan plan_memory(const PlanInput& input, int rank) {
   if (input.sequence_size() > 1) plan.layer_kv += 2 * input.L * kv * size.kv;
   if (input.evicts() && input.window_queries) plan.layer_kv += input.config.cache.window * q * size.activation;
   plan.cache = cache_bytes(input, shard, L_lc);
-  plan.activations = L_lc * ((m.hidden + q) * size.activation + m.d * kF32);  // x, q, the rotations
-  plan.activations += slice * (2 * m.hidden + 3 * shard.resident.mlp.size()) * size.activation;
+  plan.activations = L_lc * (m.hidden * kF32 + q * size.activation + m.d * kF32);  // x, q, the rotations
+  plan.activations += slice * (m.hidden + 3 * shard.resident.mlp.size()) * size.activation;
+  if (input.tensor_size() > 1) plan.activations += slice * m.hidden * kF32;  // a term of a sum over the ranks
   plan.scratch = eviction_scratch_bytes(input, shard, L_lc);
   return plan;
 }

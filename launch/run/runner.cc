@@ -94,6 +94,7 @@ void Runner::check_memory() {
     PlanInput input = make_plan_input(checkpoint_, config_, decode_, longest_, ctx_->device());
     input.batch = std::min(config_.generate.batch, pending_);
     MemoryPlan plan = plan_memory(input);
+    planned_bytes_ = plan.total();
     int64_t available = memory_limit(config_, available_on(*ctx_));
     log_.info("{} x {} ranks (sequence x tensor), {} threads each; {} request{}, longest prompt {} tokens",
               config_.parallel.sequence, config_.parallel.tensor, ctx_->threads(), pending_, pending_ == 1 ? "" : "s",
@@ -113,6 +114,7 @@ void Runner::load_model() {
     model_ = std::make_unique<Transformer>(*ctx_, *grid_, checkpoint_.config, *checkpoint_.weights, config_.cache,
                                            options, [&](int64_t done, int64_t total) { bar.update(done, total); });
     bar.finish();
+    if (ctx_->gpu() != nullptr) ctx_->gpu()->reserve(std::max<int64_t>(0, planned_bytes_ - ctx_->memory().current()));
     log_.info("loaded {} of weights per rank in {:.1f} s", format_bytes(model_->weights().bytes()), watch.seconds());
   });
 }

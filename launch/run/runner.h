@@ -52,6 +52,7 @@ class Runner {
   Checkpoint checkpoint_;
   std::vector<Request> requests_;      // those still to be done; rank 0 only
   int64_t pending_ = 0;                // their number, on every rank
+  int64_t planned_bytes_ = 0;          // on this rank
   int64_t longest_ = 0;                // tokens of the longest of them
   std::optional<ResultFile> results_;  // rank 0 only
   std::unique_ptr<Context> ctx_;

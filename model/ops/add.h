@@ -5,11 +5,11 @@
 
 namespace restkv {
 
-/// x += y, element by element; one shape and dtype (f32 on CPU ranks).
+/// x += y, element by element; one shape. f32 on CPU ranks.
 void add(Context& ctx, const MatrixView& x, const MatrixView& y);
 
 namespace gpu {
-/// The GPU version: bf16, in stream order; rows are multiples of 8 elements.
+/// The GPU version: each bf16 or f32, in stream order; rows are multiples of 8 elements.
 void add(Context& ctx, const MatrixView& x, const MatrixView& y);
 }  // namespace gpu
 

@@ -37,9 +37,9 @@ void attention_decode(Context& ctx, const DecodeAttention& args, const KvView& k
 
 Tensor decode_attention_scratch(Context& ctx, int64_t batch, const DecodeHeads& heads, int64_t d) {
   check_heads(heads);
-  RESTKV_CHECK(batch >= 1 && batch <= kMaxDecodeBatch, "decode: a batch of {} (1 to {})", batch, kMaxDecodeBatch);
+  RESTKV_CHECK(batch >= 1 && batch <= kMaxAttentionBatch, "decode: a batch of {} (1 to {})", batch, kMaxAttentionBatch);
   // One counter per pair of sequence and cache head; per split and query head a maximum, a sum and an output row.
-  int64_t counters = kMaxDecodeBatch * kMaxCacheHeads * int64_t{sizeof(uint32_t)};
+  int64_t counters = kMaxAttentionBatch * kMaxCacheHeads * int64_t{sizeof(uint32_t)};
   int64_t partials = batch * heads.Hq_lc() * max_decode_splits(heads.cache_heads());
   return ctx.zeros(DType::u8, {counters + partials * (d + 2) * int64_t{sizeof(float)}});
 }
@@ -51,8 +51,8 @@ void attention_decode_batch(Context& ctx, const BatchDecodeAttention& args, cons
   int64_t batch = args.q.rows, kv_heads = args.k.cols / (args.d > 0 ? args.d : 1);
   RESTKV_CHECK(args.d > 0 && args.d % 8 == 0 && args.d <= 256,
                "attention_decode_batch: head size {} (a multiple of 8 up to 256)", args.d);
-  RESTKV_CHECK(batch >= 1 && batch <= kMaxDecodeBatch, "attention_decode_batch: a batch of {} (1 to {})", batch,
-               kMaxDecodeBatch);
+  RESTKV_CHECK(batch >= 1 && batch <= kMaxAttentionBatch, "attention_decode_batch: a batch of {} (1 to {})", batch,
+               kMaxAttentionBatch);
   check_rows(args.q, "q", batch, heads.Hq_lc() * args.d);
   check_rows(args.k, "k", batch, kv_heads * args.d);
   check_rows(args.v, "v", batch, kv_heads * args.d);

@@ -56,7 +56,7 @@ struct BatchDecodeAttention {
   float* lse = nullptr;      ///< [batch, Hq_lc] as in DecodeAttention; may be null
 };
 
-inline constexpr int64_t kMaxDecodeBatch = 64;
+inline constexpr int64_t kMaxAttentionBatch = 64;
 inline constexpr int64_t kMaxDecodeGroup = 16;  ///< query heads of one cache head
 inline constexpr int64_t kMaxCacheHeads = 128;  ///< of one layer on one rank
 
@@ -66,7 +66,7 @@ Tensor decode_attention_scratch(Context& ctx, int64_t batch, const DecodeHeads& 
 
 /// GPU ranks. Attends the `length` rows of each head's cache and, where this rank is the owner, the new token's row,
 /// which is also written to the cache at row `length`; lengths stay (advance_decode). Precondition: there is room.
-/// d is a multiple of 8 up to 256, batch at most kMaxDecodeBatch. Scores, softmax and sums in f32; the bits of a
+/// d is a multiple of 8 up to 256, batch at most kMaxAttentionBatch. Scores, softmax and sums in f32; the bits of a
 /// sequence's result do not depend on the batch. Never waits or allocates.
 void attention_decode_batch(Context& ctx, const BatchDecodeAttention& args, const DecodeHeads& heads,
                             const Tensor& scratch);

@@ -363,7 +363,7 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const __grid_constant_
 }
 
 Params params_of(const BatchDecodeAttention& args, const DecodeHeads& heads, const Tensor& scratch) {
-  int64_t batch = args.q.rows, counters = kMaxDecodeBatch * kMaxCacheHeads;
+  int64_t batch = args.q.rows, counters = kMaxAttentionBatch * kMaxCacheHeads;
   Params p;
   p.q = args.q.row<__nv_bfloat16>(0);
   p.k = args.k.row<__nv_bfloat16>(0);

@@ -2,6 +2,7 @@
 // into one Hopper kernel. The only file that knows cuDNN.
 #include <cudnn.h>
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -274,16 +275,14 @@ std::shared_ptr<AttentionPlan> make_plan(Context& ctx, const AttentionShape& s) 
   return plan;
 }
 
-}  // namespace
+// Rows of one call. Fewer rows at a time walk along the keys together and find them in the L2 cache: at 128K tokens
+// (32 heads, d 128, one H200) 8,192 rows a call took 233 ms, all rows in one call 247 ms.
+constexpr int64_t kRowsPerCall = 8192;
 
-namespace gpu {
-
-void attention_prefill(Context& ctx, const PrefillAttention& args, const KvView& kv, const HeadLayout& heads) {
-  RESTKV_CHECK(args.q.dtype == DType::bf16 && args.out.dtype == DType::bf16 && kv.dtype == DType::bf16,
-               "attention_prefill on a GPU: queries {}, keys {}; bf16 needed", name_of(args.q.dtype),
-               name_of(kv.dtype));
-  AttentionShape shape{heads.Hq_lc(), heads.Hkv_lc(), heads.d,      args.q.rows, args.first_position + args.q.rows,
-                       args.q.ld,     args.out.ld,    kv.row_stride};
+// args.q.rows rows from args.first_position on, of `keys` keys in memory.
+void attend_rows(Context& ctx, const PrefillAttention& args, const KvView& kv, const HeadLayout& heads, int64_t keys) {
+  AttentionShape shape{heads.Hq_lc(), heads.Hkv_lc(), heads.d,     args.q.rows,
+                       keys,          args.q.ld,      args.out.ld, kv.row_stride};
   std::shared_ptr<void>& slot = plan_slot(ctx, shape.key());
   if (!slot) slot = make_plan(ctx, shape);
   auto* plan = static_cast<AttentionPlan*>(slot.get());
@@ -305,6 +304,30 @@ void attention_prefill(Context& ctx, const PrefillAttention& args, const KvView&
       .set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, plan->workspace.raw())
       .finalize();
   RESTKV_CUDNN_CHECK(cudnnBackendExecute(cudnn_of(ctx).handle, plan->plan->get(), pack.get()));
+}
+
+}  // namespace
+
+namespace gpu {
+
+void attention_prefill(Context& ctx, const PrefillAttention& args, const KvView& kv, const HeadLayout& heads) {
+  RESTKV_CHECK(args.q.dtype == DType::bf16 && args.out.dtype == DType::bf16 && kv.dtype == DType::bf16,
+               "attention_prefill on a GPU: queries {}, keys {}; bf16 needed", name_of(args.q.dtype),
+               name_of(kv.dtype));
+  if (args.q.rows == 0) return;
+  // All calls are described with all keys that lie in memory (the mask hides what comes after a row, and the kernel
+  // does not visit it), so that they share one plan.
+  const int64_t keys = kv.lengths[0];
+  RESTKV_CHECK(keys >= args.first_position + args.q.rows, "{} keys for rows up to {}", keys,
+               args.first_position + args.q.rows);
+  for (int64_t first = 0; first < args.q.rows; first += kRowsPerCall) {
+    const int64_t rows = std::min(kRowsPerCall, args.q.rows - first);
+    PrefillAttention part = args;
+    part.q = args.q.block(first, rows, 0, args.q.cols);
+    part.out = args.out.block(first, rows, 0, args.out.cols);
+    part.first_position = args.first_position + first;
+    attend_rows(ctx, part, kv, heads, keys);
+  }
 }
 
 }  // namespace gpu

@@ -5,7 +5,7 @@
 
 namespace restkv {
 
-/// x, y [n, H] of one activation dtype (f32 on CPU ranks); y may be x. w [H] f32. Sums in f32.
+/// x, y [n, H]: f32 on CPU ranks (y may be x); on GPUs x bf16 or f32, y bf16. w [H] f32. Sums in f32.
 void rms_norm(Context& ctx, const MatrixView& x, const Tensor& w, const MatrixView& y, double eps);
 
 namespace cpu {
@@ -13,7 +13,7 @@ void rms_norm(Context& ctx, const MatrixView& x, const float* w, const MatrixVie
 }
 
 namespace gpu {
-/// The GPU version: bf16, in stream order; rows are multiples of 8 elements.
+/// The GPU version, in stream order; rows are multiples of 8 elements.
 void rms_norm(Context& ctx, const MatrixView& x, const float* w, const MatrixView& y, double eps);
 }  // namespace gpu
 

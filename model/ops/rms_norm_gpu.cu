@@ -8,28 +8,33 @@ namespace {
 // One warp per row, which it holds in registers between the sum and the scaling: all its loads are in flight at once,
 // and no barrier joins warps.
 constexpr int kWarps = 4;
-constexpr int kWidest = 32;  // vectors of eight per lane: rows of up to 8192
+constexpr int kWidest = 16;  // vectors of eight per lane: rows of up to 4096
 
-template <int kVectors>
+template <class T>
+struct alignas(16) Octet {
+  T value[8];
+};
+
+template <int kVectors, class T>
 __global__ void __launch_bounds__(32 * kWarps)
-    rms_norm_kernel(const __nv_bfloat16* x, int64_t x_ld, const float* w, __nv_bfloat16* y, int64_t y_ld, int64_t rows,
-                    int H, float eps) {
+    rms_norm_kernel(const T* x, int64_t x_ld, const float* w, __nv_bfloat16* y, int64_t y_ld, int64_t rows, int H,
+                    float eps) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   if (row >= rows) return;
-  const __nv_bfloat16* from = x + row * x_ld;
+  const T* from = x + row * x_ld;
   __nv_bfloat16* to = y + row * y_ld;
-  Bf16x8 packed[kVectors];
+  Octet<T> packed[kVectors];
 #pragma unroll
   for (int j = 0; j < kVectors; ++j) {
     const int c = (j * 32 + lane) * 8;
-    packed[j] = c < H ? load8(from + c) : Bf16x8{};
+    packed[j] = c < H ? *reinterpret_cast<const Octet<T>*>(from + c) : Octet<T>{};
   }
   float sum = 0.0f;
 #pragma unroll
   for (int j = 0; j < kVectors; ++j) {
     float value[8];
-    unpack(packed[j], value);
+    load_floats(packed[j].value, value);
 #pragma unroll
     for (int i = 0; i < 8; ++i) sum += value[i] * value[i];
   }
@@ -39,7 +44,7 @@ __global__ void __launch_bounds__(32 * kWarps)
     const int c = (j * 32 + lane) * 8;
     if (c >= H) break;
     float value[8];
-    unpack(packed[j], value);
+    load_floats(packed[j].value, value);
     const float4 low = *reinterpret_cast<const float4*>(w + c), high = *reinterpret_cast<const float4*>(w + c + 4);
     const float weight[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
@@ -51,19 +56,20 @@ __global__ void __launch_bounds__(32 * kWarps)
 // Rows wider than a warp's registers: one block per row, which is read twice.
 constexpr int kThreads = 512;
 
-__global__ void __launch_bounds__(kThreads) wide_rms_norm_kernel(const __nv_bfloat16* x, int64_t x_ld, const float* w,
-                                                                 __nv_bfloat16* y, int64_t y_ld, int H, float eps) {
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    wide_rms_norm_kernel(const T* x, int64_t x_ld, const float* w, __nv_bfloat16* y, int64_t y_ld, int H, float eps) {
   __shared__ float scratch[32];
-  const __nv_bfloat16* from = x + blockIdx.x * x_ld;
+  const T* from = x + blockIdx.x * x_ld;
   float sum = 0.0f, value[8];
   for (int c = threadIdx.x * 8; c < H; c += kThreads * 8) {
-    unpack(load8(from + c), value);
+    load_floats(from + c, value);
 #pragma unroll
     for (int i = 0; i < 8; ++i) sum += value[i] * value[i];
   }
   const float scale = rsqrtf(block_sum(sum, scratch) / static_cast<float>(H) + eps);
   for (int c = threadIdx.x * 8; c < H; c += kThreads * 8) {
-    unpack(load8(from + c), value);
+    load_floats(from + c, value);
 #pragma unroll
     for (int i = 0; i < 8; ++i) value[i] *= scale * w[c + i];
     store8(y + blockIdx.x * y_ld + c, pack(value));
@@ -71,16 +77,16 @@ __global__ void __launch_bounds__(kThreads) wide_rms_norm_kernel(const __nv_bflo
 }
 
 // Picks the smallest instance that holds a row.
-template <int kVectors>
+template <int kVectors, class T>
 void launch(Context& ctx, const MatrixView& x, const float* w, const MatrixView& y, float eps) {
   if constexpr (kVectors > kWidest) {
     wide_rms_norm_kernel<<<static_cast<unsigned>(x.rows), kThreads, 0, stream_of(ctx)>>>(
-        x.row<__nv_bfloat16>(0), x.ld, w, y.row<__nv_bfloat16>(0), y.ld, static_cast<int>(x.cols), eps);
+        x.row<T>(0), x.ld, w, y.row<__nv_bfloat16>(0), y.ld, static_cast<int>(x.cols), eps);
   } else {
-    if (x.cols > kVectors * 256) return launch<2 * kVectors>(ctx, x, w, y, eps);
+    if (x.cols > kVectors * 256) return launch<2 * kVectors, T>(ctx, x, w, y, eps);
     const unsigned blocks = static_cast<unsigned>((x.rows + kWarps - 1) / kWarps);
-    rms_norm_kernel<kVectors><<<blocks, 32 * kWarps, 0, stream_of(ctx)>>>(
-        x.row<__nv_bfloat16>(0), x.ld, w, y.row<__nv_bfloat16>(0), y.ld, x.rows, static_cast<int>(x.cols), eps);
+    rms_norm_kernel<kVectors, T><<<blocks, 32 * kWarps, 0, stream_of(ctx)>>>(
+        x.row<T>(0), x.ld, w, y.row<__nv_bfloat16>(0), y.ld, x.rows, static_cast<int>(x.cols), eps);
   }
   RESTKV_KERNEL_CHECK();
 }
@@ -88,12 +94,15 @@ void launch(Context& ctx, const MatrixView& x, const float* w, const MatrixView&
 }  // namespace
 
 void rms_norm(Context& ctx, const MatrixView& x, const float* w, const MatrixView& y, double eps) {
-  RESTKV_CHECK(x.dtype == DType::bf16 && y.dtype == DType::bf16, "rms_norm on a GPU: {} into {}, bf16 needed",
-               name_of(x.dtype), name_of(y.dtype));
+  RESTKV_CHECK((x.dtype == DType::bf16 || x.dtype == DType::f32) && y.dtype == DType::bf16,
+               "rms_norm on a GPU: {} into {}; bf16 or f32 into bf16 needed", name_of(x.dtype), name_of(y.dtype));
   RESTKV_CHECK(x.cols % 8 == 0 && x.ld % 8 == 0 && y.ld % 8 == 0, "rms_norm on a GPU: rows of {} (multiples of 8)",
                x.cols);
   if (x.rows == 0) return;
-  launch<1>(ctx, x, w, y, static_cast<float>(eps));
+  if (x.dtype == DType::f32)
+    launch<1, float>(ctx, x, w, y, static_cast<float>(eps));
+  else
+    launch<1, __nv_bfloat16>(ctx, x, w, y, static_cast<float>(eps));
 }
 
 }  // namespace restkv::gpu

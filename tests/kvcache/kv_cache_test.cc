@@ -210,5 +210,24 @@ TEST(KeptHash, TellsLayersHeadsAndPositionsApart) {
   EXPECT_NE(kept_hash_term(0, 1, 0), kept_hash_term(1, 0, 0));
 }
 
+TEST(KvCacheClone, AppendsToItsOwnRows) {
+  Context ctx({Device::cpu, 1});
+  KvCache cache(ctx, 1, 1, 2, DType::f32);
+  const std::vector<float> rows = {1, 2, 3, 4};
+  const std::vector<int64_t> positions = {0, 1};
+  cache.store(0, MatrixView(rows.data(), 2, 2), MatrixView(rows.data(), 2, 2), 1, {0},
+              ctx.to_device(positions.data(), DType::i64, {2}), KeptRows::everything(2, {0}), 4);
+  KvCache copy = cache.clone();
+  const float more[2] = {5, 6}, other[2] = {7, 8};
+  const int64_t source = 0;
+  cache.append(0, more, more, &source, 2);
+  copy.append(0, other, other, &source, 3);
+  EXPECT_EQ(cache.positions(0, 0), (std::vector<int64_t>{0, 1, 2}));
+  EXPECT_EQ(copy.positions(0, 0), (std::vector<int64_t>{0, 1, 3}));
+  EXPECT_EQ(cache.view(0).k_head<float>(0)[4], 5.0f);
+  EXPECT_EQ(copy.view(0).k_head<float>(0)[4], 7.0f);
+  EXPECT_EQ(copy.view(0).k_head<float>(0)[3], 4.0f);
+}
+
 }  // namespace
 }  // namespace restkv::testing

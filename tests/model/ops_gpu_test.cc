@@ -174,6 +174,33 @@ TEST_F(AttentionBase, ManyShapesOnOneContext) {
     for (int64_t first : {0, 256}) compare({first, n, 4, 2, 128});
 }
 
+// Where offsets pass 32 bits: the first and the last rows of a long prompt against the CPU twin, which computes those
+// alone.
+class LongAttentionGpu : public OpsGpu, public ::testing::WithParamInterface<AttentionCase> {};
+
+TEST_P(LongAttentionGpu, FirstAndLastRows) {
+  const auto [first, L, Hq, Hkv, d] = GetParam();
+  constexpr int64_t kRows = 128;
+  Both q = random(L, Hq * d, 20, 1.5f), k = random(L, Hkv * d, 21), v = random(L, Hkv * d, 22);
+  HeadLayout heads{Hq, Hkv, d, {{0, Hq}, {0, Hkv}}};
+  std::vector<int64_t> offsets, lengths(static_cast<size_t>(Hkv), L);
+  for (int64_t g = 0; g < Hkv; ++g) offsets.push_back(g * d);
+  const double scale = 1.0 / std::sqrt(static_cast<double>(d));
+  KvView on_cpu{k.cpu.data(), v.cpu.data(), DType::f32, Hkv, d, Hkv * d, offsets.data(), lengths.data()};
+  KvView on_gpu{k.gpu.raw(), v.gpu.raw(), DType::bf16, Hkv, d, Hkv * d, offsets.data(), lengths.data()};
+  attention_prefill(*gpu, {q.on_gpu(), q.on_gpu(), 0, scale}, on_gpu, heads);
+  for (int64_t row : {int64_t{0}, L / 2, L - kRows}) {
+    Both part{std::vector<float>(static_cast<size_t>(kRows * Hq * d)), q.gpu.rows(row, kRows), kRows, Hq * d};
+    attention_prefill(cpu, {q.on_cpu().block(row, kRows, 0, Hq * d), part.on_cpu(), row, scale}, on_cpu, heads);
+    SCOPED_TRACE(row);
+    expect_close(part, testing::kOpBf16);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, LongAttentionGpu,
+                         ::testing::Values(AttentionCase{0, 131072, 2, 1, 128}, AttentionCase{0, 131072, 3, 1, 64},
+                                           AttentionCase{0, 262144, 2, 1, 128}, AttentionCase{0, 262144, 2, 1, 64}));
+
 INSTANTIATE_TEST_SUITE_P(Shapes, AttentionGpu,
                          ::testing::Values(AttentionCase{0, 1, 2, 2, 64}, AttentionCase{0, 300, 4, 1, 64},
                                            AttentionCase{0, 1000, 8, 2, 128}, AttentionCase{128, 128, 8, 2, 128},

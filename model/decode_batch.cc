@@ -1,11 +1,13 @@
-// On CPU ranks: member after member. Reading the weights once for all would need a kernel of its own.
-#include "dist/base/error.h"
 #include "model/decode_batch.h"
+
+#include "dist/base/error.h"
+#include "model/decode_batch_device.h"
 #include "model/transformer.h"
 
 namespace restkv {
 namespace {
 
+// On CPU ranks: member after member. Reading the weights once for all would need a kernel of its own.
 class HostDecodeBatch final : public DecodeBatch {
  public:
   HostDecodeBatch(Transformer& model, std::vector<Member> members)
@@ -27,7 +29,8 @@ class HostDecodeBatch final : public DecodeBatch {
     tokens_.clear();
   }
 
-  std::vector<PhaseTime> phases() const override {
+  std::vector<PhaseTime> timed_step(std::span<const int32_t> tokens) override {
+    step(tokens);
     std::vector<PhaseTime> sum;
     for (const Member& m : members_) add_phases(sum, m.sequence->decode_phases);
     return sum;
@@ -49,6 +52,7 @@ class HostDecodeBatch final : public DecodeBatch {
 
 std::unique_ptr<DecodeBatch> make_decode_batch(Transformer& model, std::vector<DecodeBatch::Member> members) {
   RESTKV_CHECK(!members.empty(), "a batch of no sequences");
+  if (model.context().device() == Device::gpu) return std::make_unique<DeviceDecodeBatch>(model, std::move(members));
   return std::make_unique<HostDecodeBatch>(model, std::move(members));
 }
 
