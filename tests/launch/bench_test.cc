@@ -79,7 +79,7 @@ TEST_F(BenchRun, WritesTheEnvironmentAndEveryPoint) {
   EXPECT_EQ(batch["batch"], 2);
   EXPECT_EQ(batch["prefill"]["s"], p["prefill"]["s"]);
   // The first sequence goes on from where the batch of one left it.
-  EXPECT_EQ(batch["decode"]["kv_bytes"], 2 * 2 * 2 * 32 * 4 * (36.5 + 33.5));
+  EXPECT_EQ(batch["decode"]["kv_bytes"], 2 * 2 * 2 * 32 * 4 * (39.5 + 33.5));
   EXPECT_EQ(batch["config_hash"], p["config_hash"]);
   EXPECT_NE(batch["request_hash"], p["request_hash"]);
   EXPECT_EQ(lines.back()["budget"], 0.1);
@@ -147,8 +147,8 @@ TEST_F(BenchRun, CopiesAreAsMuchWorkAsPromptsOfTheirOwn) {
   auto lines = testing::read_results(file());
   ASSERT_EQ(lines.size(), 6u);
   // 3 x 33.5 rows and the 3 that the first sequence had gone on; copied with them when the others are copies of it.
-  EXPECT_EQ(lines[2]["decode"]["kv_bytes"], 2 * 2 * 2 * 32 * 4 * (3 * 33.5 + 3));
-  EXPECT_EQ(lines[5]["decode"]["kv_bytes"], 2 * 2 * 2 * 32 * 4 * (3 * 33.5 + 9));
+  EXPECT_EQ(lines[2]["decode"]["kv_bytes"], 2 * 2 * 2 * 32 * 4 * (3 * 33.5 + 6));
+  EXPECT_EQ(lines[5]["decode"]["kv_bytes"], 2 * 2 * 2 * 32 * 4 * (3 * 33.5 + 18));
   EXPECT_EQ(lines[2]["kept_hash"], lines[5]["kept_hash"]);
 }
 
@@ -171,7 +171,7 @@ TEST_F(BenchRun, AModelFromFilesNeedsNoPrompt) {
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   auto lines = testing::read_results(file());
   EXPECT_EQ(lines[1]["status"], "ok");
-  EXPECT_EQ(lines[2]["reason"], "4094 tokens and 3 decode steps exceed the model's 4096 positions");
+  EXPECT_EQ(lines[2]["reason"], "4094 tokens and 6 decode steps exceed the model's 4096 positions");
 }
 
 TEST_F(BenchRun, Mistakes) {
