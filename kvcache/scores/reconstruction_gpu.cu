@@ -20,7 +20,7 @@
 namespace restkv::gpu {
 namespace {
 
-constexpr int kWarps = 12;
+constexpr int kWarps = 8;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kSharedBytes = 225 * 1024;  // one block per multiprocessor
 constexpr float kScaleE = 64.0f;          // elements of e up to 1023 and down to 1e-6 are normal numbers of f16
@@ -31,9 +31,13 @@ template <int kD>
 struct Shape {
   static constexpr int kTiles = kD == 64 ? 4 : kD == 128 ? 2 : 1;  // of 16 positions per warp
   static constexpr int kSteps = kD / 16;                           // of 16 columns
+  static constexpr int kTogether = 4 / kTiles;                     // sets of 16 rows of R_h: eight chains of products
   // R_h is upper triangular: its rows 16 p to 16 p + 15 need the columns from 16 p on.
   static constexpr int kCells = kSteps * (kSteps + 1) / 2;
   static constexpr int kFactorBytes = kCells * 512;
+  __host__ __device__ static constexpr int cell(int row, int step) {
+    return row * kSteps - row * (row - 1) / 2 + step - row;
+  }
   static constexpr int kHeadBytes = kFactorBytes + kD * 4;
   static constexpr int kRowBytes = kD * 2;
   static constexpr int kValueBytes = 16 * kTiles * kRowBytes;  // of a warp's positions
@@ -63,7 +67,7 @@ __device__ inline uint32_t pack_half(float low, float high) {
 // 16 step + 4 t + {0, 1, 2, 3} of the rows 16 p + g and 16 p + 8 + g. One block per head; `r` of it stays in registers.
 template <int kD>
 __global__ void __launch_bounds__(1024) pack_factors_kernel(const float* r, uint2* factors, float* scales) {
-  constexpr int kVectors = kD * kD / 4, kPerThread = kVectors / 1024, kSteps = kD / 16;
+  constexpr int kVectors = kD * kD / 4, kPerThread = kVectors / 1024;
   __shared__ float high[32];
   const int h = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const float4* from = reinterpret_cast<const float4*>(r + static_cast<int64_t>(h) * kD * kD);
@@ -90,8 +94,7 @@ __global__ void __launch_bounds__(1024) pack_factors_kernel(const float* r, uint
     const int at = i * 1024 + threadIdx.x, row = at / (kD / 4), column = at % (kD / 4) * 4;
     const int p = row / 16, step = column / 16, target = row % 8 * 4 + column % 16 / 4;
     if (step < p) continue;
-    const int cell = p * kSteps - p * (p - 1) / 2 + step - p;
-    to[(cell * 32 + target) * 2 + row % 16 / 8] =
+    to[(Shape<kD>::cell(p, step) * 32 + target) * 2 + row % 16 / 8] =
         make_uint2(pack_half(x[i].x * scale, x[i].y * scale), pack_half(x[i].z * scale, x[i].w * scale));
   }
 }
@@ -131,6 +134,24 @@ __device__ inline uint32_t difference(uint32_t values, float o0, float o1) {
                    fmaf(__uint_as_float(values & 0xffff0000u), -kScaleE, o1));
 }
 
+// One step of e for a warp's positions.
+template <int kD>
+__device__ void make_differences(const unsigned char* values, const float* o, int step,
+                                 uint32_t (&e)[Shape<kD>::kTiles][Shape<kD>::kSteps][4]) {
+  using S = Shape<kD>;
+  const int lane = threadIdx.x % 32;
+  const float4 x = *reinterpret_cast<const float4*>(o + step * 16 + lane % 4 * 4);
+  const unsigned char* piece = values + (step ^ (lane / 4 & 3)) * 32;
+#pragma unroll
+  for (int m = 0; m < S::kTiles; ++m)
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const uint2 v = *reinterpret_cast<const uint2*>(piece + (m * 16 + half * 8) * S::kRowBytes);
+      e[m][step][half] = difference(v.x, x.x, x.y);
+      e[m][step][half + 2] = difference(v.y, x.z, x.w);
+    }
+}
+
 // Scaled squared norms of a warp's positions for one head: sum[m][half] over this thread's columns. From the last rows
 // of R_h up, so that each needs one more step of e: its making goes on beside the products. `used` is called when the
 // values have been read.
@@ -138,44 +159,41 @@ template <int kD, class Used>
 __device__ void squared_norms(const unsigned char* values, const float* o, const uint4* factors,
                               float (&sum)[Shape<kD>::kTiles][2], Used&& used) {
   using S = Shape<kD>;
-  const int lane = threadIdx.x % 32, t = lane % 4;
-  const unsigned char* mine = values + lane / 4 * S::kRowBytes + t * 8;
+  const int lane = threadIdx.x % 32;
+  const unsigned char* mine = values + lane / 4 * S::kRowBytes + lane % 4 * 8;
   uint32_t e[S::kTiles][S::kSteps][4];
 #pragma unroll
   for (int m = 0; m < S::kTiles; ++m) sum[m][0] = sum[m][1] = 0.0f;
 #pragma unroll
-  for (int row = S::kSteps - 1; row >= 0; --row) {
-    const float4 x = *reinterpret_cast<const float4*>(o + row * 16 + t * 4);
-    const unsigned char* piece = mine + (row ^ (lane / 4 & 3)) * 32;
+  for (int top = S::kSteps - 1; top >= 0; top -= S::kTogether) {
 #pragma unroll
-    for (int m = 0; m < S::kTiles; ++m)
+    for (int i = 0; i < S::kTogether; ++i) make_differences<kD>(mine, o, top - i, e);
+    if (top < S::kTogether) used();
+    float y[S::kTogether][S::kTiles][2][4] = {};
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const uint2 v = *reinterpret_cast<const uint2*>(piece + (m * 16 + half * 8) * S::kRowBytes);
-        e[m][row][half] = difference(v.x, x.x, x.y);
-        e[m][row][half + 2] = difference(v.y, x.z, x.w);
-      }
-    if (row == 0) used();
-    float y[S::kTiles][2][4] = {};
-    const uint4* cells = factors + (row * S::kSteps - row * (row - 1) / 2) * 32 + lane;
+    for (int step = S::kSteps - 1; step > top - S::kTogether; --step)
 #pragma unroll
-    for (int step = S::kSteps - 1; step >= row; --step) {
-      const uint4 b = cells[(step - row) * 32];
+      for (int i = 0; i < S::kTogether; ++i) {
+        const int row = top - i;
+        if (step < row) continue;
+        const uint4 b = factors[S::cell(row, step) * 32 + lane];
 #pragma unroll
-      for (int m = 0; m < S::kTiles; ++m) {
-        multiply_f16(y[m][0], e[m][step], b.x, b.y);
-        multiply_f16(y[m][1], e[m][step], b.z, b.w);
-      }
-    }
-#pragma unroll
-    for (int m = 0; m < S::kTiles; ++m)
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-#pragma unroll
-        for (int n = 0; n < 2; ++n) {
-          sum[m][half] = fmaf(y[m][n][2 * half], y[m][n][2 * half], sum[m][half]);
-          sum[m][half] = fmaf(y[m][n][2 * half + 1], y[m][n][2 * half + 1], sum[m][half]);
+        for (int m = 0; m < S::kTiles; ++m) {
+          multiply_f16(y[i][m][0], e[m][step], b.x, b.y);
+          multiply_f16(y[i][m][1], e[m][step], b.z, b.w);
         }
+      }
+#pragma unroll
+    for (int i = 0; i < S::kTogether; ++i)
+#pragma unroll
+      for (int m = 0; m < S::kTiles; ++m)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+#pragma unroll
+          for (int n = 0; n < 2; ++n) {
+            sum[m][half] = fmaf(y[i][m][n][2 * half], y[i][m][n][2 * half], sum[m][half]);
+            sum[m][half] = fmaf(y[i][m][n][2 * half + 1], y[i][m][n][2 * half + 1], sum[m][half]);
+          }
   }
 }
 
