@@ -25,6 +25,10 @@ void window_attention(Context&, const HeadLayout&, const LocalShard&, const floa
                       float*) {
   absent();
 }
+void window_attention(Context&, const HeadLayout&, const LocalShard&, const float*, const float*, RowReduction, double,
+                      float*, const CandidateLists&) {
+  absent();
+}
 void past_output_partials(Context&, const HeadLayout&, const LocalShard&, const float*, const MatrixView&, float*) {
   absent();
 }

@@ -9,11 +9,19 @@
 
 namespace restkv::gpu {
 
+/// exp of a difference from the maximum, in a third of the instructions of expf. The relative error is below
+/// 3e-7 + 6e-8 |x|: where it exceeds that of f32 the weight is too small to matter.
+__device__ inline float exp_term(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * 1.44269504f));
+  return y;
+}
+
 /// exp(logit - max) / sum with row = (max, 1 / sum). Zero for masked logits, for a row with nothing to attend, and
 /// below exp(-87), as on the CPU: what ties there must tie here.
 __device__ inline float softmax_weight(float logit, float2 row) {
   const float x = logit - row.x;
-  return row.y > 0.0f && x >= -87.0f ? expf(x) * row.y : 0.0f;
+  return row.y > 0.0f && x >= -87.0f ? exp_term(x) * row.y : 0.0f;
 }
 
 /// a / (1 - a), large but finite where one position takes all attention.

@@ -26,7 +26,7 @@ class RestKv : public Policy {
 
   Tensor after(LayerStatistics& layer) const {
     const CacheConfig& config = layer.config();
-    Tensor a = layer.attention(temporal(config), config.alpha);
+    Tensor a = layer.attention(temporal(config), config.alpha, config.pooling == Pooling::adaptive);
     Tensor o = layer.past_outputs(a);
     Tensor s = layer.new_rows(layer.heads().Hq_lc());
     reconstruction_after(layer.ctx(), layer.heads(), layer.shard(), a.data<float>(), o.data<float>(), layer.layer().v,

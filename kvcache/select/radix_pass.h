@@ -42,9 +42,9 @@ void top_set_rows(Context& ctx, const SelectRows& input, const SelectCut* cuts, 
 namespace gpu {
 
 /// radix_select_gpu.cu. k_of_row [rows] (on the device) or, where null, k for every row; tied [rows]; sums [rows] may
-/// be null.
+/// be null. read: of select_top_beside(), or null.
 void select_top(Context& ctx, const SelectRows& input, const uint32_t* k_of_row, uint32_t k, SelectCut* cuts,
-                int32_t* tied, int64_t* sums);
+                int32_t* tied, int64_t* sums, const ReadValues& read);
 
 // top_rows_gpu.cu
 void top_set_sums(Context& ctx, const SelectRows& input, const SelectCut* cuts, int64_t* sums);

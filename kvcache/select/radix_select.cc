@@ -38,13 +38,13 @@ void resolve_ties(Context& ctx, Communicator& group, const SelectRows& input, co
 }
 
 SelectResult select_top_gpu(Context& ctx, Communicator& group, const SelectRows& input, const uint32_t* k_of_row,
-                            int64_t k, int64_t* sums) {
+                            int64_t k, int64_t* sums, const ReadValues& read = nullptr) {
   if (group.size() > 1)
     fail_runtime("select_top: a group of {} GPU ranks; GPU ranks select alone in this build", group.size());
   RESTKV_CHECK(k >= 0 && k <= input.total, "rows want {} of {}", k, input.total);
   SelectResult result{ctx.empty(DType::u32, {input.rows, 2}), ctx.empty(DType::i32, {input.rows})};
   gpu::select_top(ctx, input, k_of_row, static_cast<uint32_t>(k), static_cast<SelectCut*>(result.cuts.raw()),
-                  result.tied.data<int32_t>(), sums);
+                  result.tied.data<int32_t>(), sums, read);
   return result;
 }
 
@@ -103,6 +103,15 @@ SelectResult select_top(Context& ctx, Communicator& group, const SelectRows& inp
   for (int64_t row : tied) result.tied.data<int32_t>()[row] = 1;
   if (!tied.empty()) resolve_ties(ctx, group, input, tied, state.data(), cuts);
   return result;
+}
+
+SelectResult select_top_beside(Context& ctx, Communicator& group, const SelectRows& input, int64_t k, int64_t* sums,
+                               const ReadValues& read) {
+  RESTKV_CHECK(ctx.device() == Device::gpu, "select_top_beside is for GPUs");
+  check_rows(input);
+  for (const Segment& s : *input.segments)
+    RESTKV_CHECK(s.local == s.global, "position {} has the local index {}", s.global, s.local);
+  return select_top_gpu(ctx, group, input, nullptr, k, sums, read);
 }
 
 void top_set_sums(Context& ctx, const SelectRows& input, const SelectCut* cuts, int64_t* sums) {

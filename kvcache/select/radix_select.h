@@ -5,6 +5,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "dist/base/context.h"
@@ -66,6 +67,26 @@ SelectResult select_top(Context& ctx, Communicator& group, const SelectRows& inp
 
 /// The same with one count per row.
 SelectResult select_top(Context& ctx, Communicator& group, const SelectRows& input, const std::vector<int64_t>& k);
+
+namespace gpu {
+struct RowState;  // gpu/row_state.h
+}
+
+/// Where an op that reads all values of a selection for its own purpose leaves what the selection has to know of them.
+/// On a GPU; filled by list_candidates() of gpu/list_candidates.h.
+struct CandidateLists {
+  gpu::RowState* states = nullptr;  ///< [rows], with bounds
+  uint64_t* candidates = nullptr;   ///< [rows, gpu::kCandidates]
+  bool bounded = true;              ///< false: no row has values above its upper bound
+};
+
+/// Reads the values and fills the lists; null where the selection needs none.
+using ReadValues = std::function<void(const CandidateLists*)>;
+
+/// select_top() on a GPU for values that `read` reads anyway: the selection then does without a pass of its own. `read`
+/// is called once, unless there are no rows. Positions are local indices: a group of one rank, one run of positions.
+SelectResult select_top_beside(Context& ctx, Communicator& group, const SelectRows& input, int64_t k, int64_t* sums,
+                               const ReadValues& read);
 
 /// sums [rows] (i64): the sum of the global positions in the row's top set that this rank owns.
 void top_set_sums(Context& ctx, const SelectRows& input, const SelectCut* cuts, int64_t* sums);

@@ -2,7 +2,7 @@
 // found among a few thousand candidates.
 //   1. guess_bounds: a spread sample of each row says between which two values the k-th largest lies, very likely.
 //   2. gather_candidates: counts (and sums the positions of) the values above the upper bound, and lists those between
-//      the bounds.
+//      the bounds. Where an op before the selection reads all values anyway, it does this beside (select_top_beside()).
 //   3. resolve (resolve_gpu.cu): when the counts say that the k-th largest is among the listed ones, radix select on
 //      them; when not (bounds that missed, too many equal values), radix select on the whole row, by one block.
 // Counts decide which way a row goes, so the result is exact whatever the sample was. Rows of at most kCandidates
@@ -199,10 +199,20 @@ int sample_threads(int64_t total) {
   return threads;
 }
 
+// The pass over the values, where nobody else makes it.
+void gather(cudaStream_t stream, const RowValues& input, int64_t rows, RowState* states, uint64_t* candidates) {
+  const int64_t total = input.runs.total();
+  const Pieces pieces(input.runs, rows * total >= (int64_t{1} << 23) ? 16384 : 4096);
+  RESTKV_CHECK(rows * pieces.count() < INT32_MAX, "{} rows of {} values", rows, total);
+  gather_candidates<<<static_cast<unsigned>(rows * pieces.count()), kGatherThreads, 0, stream>>>(
+      input.values, input.stride, pieces, states, candidates);
+  RESTKV_KERNEL_CHECK();
+}
+
 }  // namespace
 
 void select_top(Context& ctx, const SelectRows& input, const uint32_t* k_of_row, uint32_t k, SelectCut* cuts,
-                int32_t* tied, int64_t* sums) {
+                int32_t* tied, int64_t* sums, const ReadValues& read) {
   if (input.rows == 0) return;
   const RowValues rows{input.values, input.stride, Runs(*input.segments), k_of_row, k};
   RESTKV_CHECK(rows.runs.total() == input.total, "{} of {} values are here", rows.runs.total(), input.total);
@@ -210,18 +220,22 @@ void select_top(Context& ctx, const SelectRows& input, const uint32_t* k_of_row,
   Tensor states, candidates;
   RowState* state = nullptr;
   uint64_t* candidate = nullptr;
-  if (input.total > kCandidates) {
+  if (input.total <= kCandidates) {
+    if (read != nullptr) read(nullptr);
+  } else {
     states = ctx.empty(DType::u8, {input.rows, static_cast<int64_t>(sizeof(RowState))});
     candidates = ctx.empty(DType::u64, {input.rows, kCandidates});
     state = static_cast<RowState*>(states.raw());
     candidate = candidates.data<uint64_t>();
     guess_bounds<<<static_cast<unsigned>(input.rows), sample_threads(input.total), 0, stream>>>(rows, state);
     RESTKV_KERNEL_CHECK();
-    const Pieces pieces(rows.runs, input.rows * input.total >= (int64_t{1} << 23) ? 16384 : 4096);
-    RESTKV_CHECK(input.rows * pieces.count() < INT32_MAX, "{} rows of {} values", input.rows, input.total);
-    gather_candidates<<<static_cast<unsigned>(input.rows * pieces.count()), kGatherThreads, 0, stream>>>(
-        input.values, input.stride, pieces, state, candidate);
-    RESTKV_KERNEL_CHECK();
+    if (read != nullptr) {
+      // Below a third of the list guess_bounds has no upper bound; a list needs none to be exact.
+      const CandidateLists lists{state, candidate, k_of_row != nullptr || k > kCandidates / 4};
+      read(&lists);
+    } else {
+      gather(stream, rows, input.rows, state, candidate);
+    }
   }
   resolve(stream, input.rows, rows, state, candidate, {cuts, tied, sums});
 }

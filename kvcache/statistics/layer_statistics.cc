@@ -39,9 +39,18 @@ const float* LayerStatistics::softmax() {
   return softmax_.data<float>();
 }
 
-Tensor LayerStatistics::attention(RowReduction reduction, double alpha) {
+Tensor LayerStatistics::attention(RowReduction reduction, double alpha, bool with_top_sets) {
   Tensor a = new_rows(heads_.Hq_lc());
-  window_attention(ctx_, heads_, shard_, logits(), softmax(), reduction, alpha, a.data<float>());
+  const auto run = [&](const CandidateLists* lists) {
+    window_attention(ctx_, heads_, shard_, logits(), softmax(), reduction, alpha, a.data<float>(), lists);
+  };
+  if (with_top_sets && ctx_.device() == Device::gpu && sequence_.size() == 1 && rows() > 0 &&
+      shard_.W <= kMostListedRows) {
+    top_sums_ = ctx_.empty(DType::i64, {rows()});
+    top_ = select_top_beside(ctx_, sequence_, logit_rows(), past_budget_, top_sums_.data<int64_t>(), run);
+  } else {
+    run(nullptr);
+  }
   return a;
 }
 
@@ -67,9 +76,9 @@ const Tensor& LayerStatistics::window_outputs() {
 }
 
 Tensor LayerStatistics::top_position_sums() {
-  SelectRows input{logits(), rows(), shard_.stride, &shard_.all, shard_.L};
+  if (top_sums_.numel() > 0) return top_sums_;
   Tensor sums = ctx_.empty(DType::i64, {rows()});
-  top_ = select_top(ctx_, sequence_, input, past_budget_, sums.data<int64_t>());
+  top_ = select_top(ctx_, sequence_, logit_rows(), past_budget_, sums.data<int64_t>());
   if (sequence_.size() > 1) sequence_.all_reduce(sums.raw(), rows(), DType::i64, ReduceOp::sum);
   return sums;
 }

@@ -36,7 +36,8 @@ class LayerStatistics {
   /// [Hq_lc * W, 2] (f32): maximum and 1 / sum of every row over all positions. Collective at the first call.
   const float* softmax();
   /// [Hq_lc, stride]: attention reduced over the window rows. Computed anew at each call; collective at the first.
-  Tensor attention(RowReduction reduction, double alpha = 1.0);
+  /// with_top_sets: top_position_sums() will be asked for too; a GPU then reads the logits once for both.
+  Tensor attention(RowReduction reduction, double alpha = 1.0, bool with_top_sets = false);
   /// [Hq_lc, d]: sum over the past of a[h, i] * v_i. Collective.
   Tensor past_outputs(const Tensor& a);
   /// [Hq_lc * W, d]: attention output of every window row over all positions. Collective at the first call.
@@ -51,6 +52,7 @@ class LayerStatistics {
 
  private:
   void compute_logits();
+  SelectRows logit_rows() { return {logits(), rows(), shard_.stride, &shard_.all, shard_.L}; }
   int64_t rows() const { return heads_.Hq_lc() * shard_.W; }
 
   Context& ctx_;
@@ -62,7 +64,7 @@ class LayerStatistics {
   std::vector<int64_t> slot_;
   int64_t past_budget_;
   SelectResult top_;
-  Tensor logits_, softmax_, window_outputs_;
+  Tensor logits_, softmax_, window_outputs_, top_sums_;
 };
 
 }  // namespace restkv

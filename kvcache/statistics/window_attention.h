@@ -4,6 +4,7 @@
 #include "dist/base/context.h"
 #include "kvcache/heads.h"
 #include "kvcache/local_shard.h"
+#include "kvcache/select/radix_select.h"
 
 namespace restkv {
 
@@ -14,18 +15,28 @@ enum class RowReduction {
   sum,   ///< sum over w
 };
 
+/// Window rows up to which attention and lists of candidates come from one pass.
+inline constexpr int64_t kMostListedRows = 1024;
+
 /// a [Hq_lc, stride]: reduction over w of A[w, i] = softmax row of logits [Hq_lc * W, stride] and softmax [., 2]
-/// (window_logits.h). alpha is used by ema alone.
+/// (window_logits.h). alpha is used by ema alone. lists, on a GPU alone: of a select_top_beside() on the rows of
+/// logits.
 void window_attention(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* logits,
-                      const float* softmax, RowReduction reduction, double alpha, float* a);
+                      const float* softmax, RowReduction reduction, double alpha, float* a,
+                      const CandidateLists* lists = nullptr);
 
 namespace cpu {  // window_attention_cpu.cc
 void window_attention(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* logits,
                       const float* softmax, RowReduction reduction, double alpha, float* a);
 }
-namespace gpu {  // window_attention_gpu.cu
+namespace gpu {
+// window_attention_gpu.cu
 void window_attention(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* logits,
                       const float* softmax, RowReduction reduction, double alpha, float* a);
-}
+// attention_lists_gpu.cu: with the same bits
+void window_attention(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* logits,
+                      const float* softmax, RowReduction reduction, double alpha, float* a,
+                      const CandidateLists& lists);
+}  // namespace gpu
 
 }  // namespace restkv

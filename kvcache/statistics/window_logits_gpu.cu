@@ -5,6 +5,7 @@
 
 #include "dist/base/gpu_handles.h"
 #include "kvcache/gpu/layout.h"
+#include "kvcache/gpu/softmax_weight.h"
 #include "kvcache/gpu/tensor_core.h"
 #include "kvcache/statistics/window_logits.h"
 
@@ -70,14 +71,6 @@ __device__ void load_keys(const Arguments& p, int g, int64_t local, int64_t firs
     const __nv_bfloat16* from = p.k + (local + (valid ? first + r : 0)) * p.k_ld + g * kD + chunk * 8;
     copy_async16(shared + r * T::kRowBytes + (chunk ^ key_swizzle(r)) * 16, from, valid);
   }
-}
-
-// exp of a difference from the maximum: terms of a sum, so that a relative error of 1e-6 matters only where the term
-// does not.
-__device__ inline float exp_term(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * 1.44269504f));
-  return y;
 }
 
 // Maximum and sum of exp(x - maximum) of what one thread, or several, have seen of a row.

@@ -1,5 +1,5 @@
 // Microseconds per op of a layer's selection, smoothing and compaction on one GPU, at the shape of Llama-3.1-8B and a
-// prompt of 131,072 tokens (or L tokens: select_bench L).
+// prompt of 131,072 tokens (or L tokens: select_bench L; the whole layer alone: select_bench L layer).
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -13,6 +13,7 @@
 #include "kvcache/scores/drift.h"
 #include "kvcache/scores/pooling.h"
 #include "kvcache/select/radix_select.h"
+#include "kvcache/statistics/window_attention.h"
 
 namespace restkv {
 namespace {
@@ -99,6 +100,33 @@ void bench_select(Bench& b) {
   b.time("E6 index lists", static_cast<double>(kHkv * b.L) * 8, [&] {
     top_set_rows(b.ctx, input, top.cut(), {b.L - kWindow, b.L}, kBudget);
   });
+}
+
+// The attention and the top sets of the same logits, with two passes over them and with one.
+void bench_beside(Bench& b) {
+  const HeadLayout heads{kHq, kHkv, kD, {{0, kHq}, {0, kHkv}}};
+  const SequencePartition partition(b.L, 1);
+  const LocalShard shard = make_local_shard(partition, 0, kWindow);
+  const int64_t rows = kHq * kWindow;
+  const double bytes = static_cast<double>(rows * b.L) * 4;
+  Tensor a = b.ctx.empty(DType::f32, {kHq, shard.stride}), sums = b.ctx.empty(DType::i64, {rows});
+  std::vector<float> maximum_and_rest;
+  for (int64_t row = 0; row < rows; ++row)
+    maximum_and_rest.insert(maximum_and_rest.end(), {5.0f, 1000.0f / static_cast<float>(b.L)});
+  Tensor softmax = b.ctx.to_device(maximum_and_rest.data(), DType::f32, {rows, 2});
+  for (float memory : {0.0f, 0.98f}) {
+    Tensor logits = b.rows(rows, shard.stride, [&](int64_t n) { return noise(n, memory); });
+    const SelectRows input{logits.data<float>(), rows, shard.stride, &shard.all, shard.L};
+    auto attention = [&](const CandidateLists* lists) {
+      window_attention(b.ctx, heads, shard, logits.data<float>(), softmax.data<float>(), RowReduction::ema, 0.3,
+                       a.data<float>(), lists);
+    };
+    const std::string kind = memory > 0.0f ? ", neighbours alike" : "";
+    b.time("E2 attention" + kind, bytes, [&] { attention(nullptr); });
+    for (int64_t k : {kBudget - kWindow, b.L / 16})
+      b.time(fmt::format("E2 attention with top sets, k {}{}", k, kind), bytes,
+             [&] { select_top_beside(b.ctx, *b.self, input, k, sums.data<int64_t>(), attention); });
+  }
 }
 
 void bench_smoothing(Bench& b) {
@@ -195,7 +223,9 @@ void bench_layer(Bench& b) {
 int main(int argc, char** argv) {
   restkv::Bench b(argc > 1 ? std::atoll(argv[1]) : 131072);
   fmt::print("{}, L {}\n", b.ctx.gpu()->describe(), b.L);
+  if (argc > 2) return restkv::bench_layer(b), 0;
   restkv::bench_select(b);
+  restkv::bench_beside(b);
   restkv::bench_smoothing(b);
   restkv::bench_cache(b);
   restkv::bench_factors(b);

@@ -1,4 +1,5 @@
 // Selection and smoothing on a GPU against the CPU, bit for bit. Skips when there is no GPU.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -8,6 +9,7 @@
 #include "kvcache/scores/drift.h"
 #include "kvcache/scores/pooling.h"
 #include "kvcache/select/radix_select.h"
+#include "kvcache/statistics/window_attention.h"
 #include "tests/kvcache/select_rows.h"
 
 namespace restkv::testing {
@@ -42,6 +44,7 @@ class SelectGpu : public ::testing::Test {
 
   void compare(const std::vector<Row>& rows, const std::vector<int64_t>& k, const Layout& layout,
                const std::string& name);
+  void compare_beside(int64_t L, int64_t W, double part);
 
   std::unique_ptr<Context> gpu;
   Context cpu{Context::Options{Device::cpu, 1}};
@@ -153,6 +156,58 @@ TEST_F(SelectGpu, ManyRows) {
     k.push_back(50 + row);
   }
   compare(rows, k, {0, 0, 7, 5000}, "many rows");
+}
+
+// The attention pass lists the candidates: its own result must not change, nor that of the selection.
+void SelectGpu::compare_beside(int64_t L, int64_t W, double part) {
+  std::mt19937 random(9);
+  std::normal_distribution<float> normal;
+  const LocalShard shard = make_local_shard(SequencePartition(L, 1), 0, W);
+  std::vector<Row> rows = adversarial_rows(L);
+  const int64_t Hq = static_cast<int64_t>(rows.size()) / W + 2, count = Hq * W;
+  const std::string name = fmt::format("L {}, W {}, part {}", L, W, part);
+  while (static_cast<int64_t>(rows.size()) < count) {
+    const int64_t hot = static_cast<int64_t>(random() % static_cast<uint32_t>(L));  // large values at one place
+    rows.push_back(make_row(L, [&](int64_t i) {
+      return i % 997 == 5 ? std::nanf("") : normal(random) + (i >= hot && i < hot + 700 ? 9.0f : 0.0f);
+    }));
+  }
+  std::vector<float> values(static_cast<size_t>(count * shard.stride), kInf), softmax;
+  for (int64_t row = 0; row < count; ++row) {
+    std::copy(rows[row].begin(), rows[row].end(), values.begin() + row * shard.stride);
+    softmax.insert(softmax.end(), {2.0f + static_cast<float>(row), row % 5 == 4 ? 0.0f : 0.125f});
+  }
+  const HeadLayout heads{Hq, Hq, 64, {{0, Hq}, {0, Hq}}};
+  Tensor logits = gpu->to_device(values.data(), DType::f32, {count, shard.stride});
+  Tensor rest = gpu->to_device(softmax.data(), DType::f32, {count, 2});
+  Tensor alone = poisoned(DType::f32, {Hq, shard.stride}), beside = poisoned(DType::f32, {Hq, shard.stride});
+  Tensor sums = poisoned(DType::i64, {count});
+  const auto attention = [&](Tensor& a, const CandidateLists* lists) {
+    window_attention(*gpu, heads, shard, logits.data<float>(), rest.data<float>(), RowReduction::ema, 0.3,
+                     a.data<float>(), lists);
+  };
+  attention(alone, nullptr);
+  const int64_t k = std::max<int64_t>(1, static_cast<int64_t>(part * static_cast<double>(L)));
+  SelectRows input{logits.data<float>(), count, shard.stride, &shard.all, L};
+  const SelectResult got = select_top_beside(*gpu, *self, input, k, sums.data<int64_t>(),
+                                             [&](const CandidateLists* lists) { attention(beside, lists); });
+  EXPECT_TRUE(same_bits(gpu->to_host<float>(alone), gpu->to_host<float>(beside))) << name;
+  input.values = values.data();
+  std::vector<int64_t> want_sums(static_cast<size_t>(count));
+  const SelectResult want = select_top(cpu, *self, input, k, want_sums.data());
+  EXPECT_EQ(gpu->to_host<uint32_t>(got.cuts), cpu.to_host<uint32_t>(want.cuts)) << name;
+  EXPECT_EQ(gpu->to_host<int32_t>(got.tied), cpu.to_host<int32_t>(want.tied)) << name;
+  EXPECT_EQ(gpu->to_host<int64_t>(sums), want_sums) << name;
+}
+
+TEST_F(SelectGpu, BesideTheAttention) {
+  for (const auto& [L, W] : {std::pair<int64_t, int64_t>{300, 3}, {4097, 1}, {5003, 13}})
+    for (double part : {0.0075, 0.1, 0.5, 0.999}) compare_beside(L, W, part);
+}
+
+TEST_F(SelectGpu, BesideTheAttentionOfLongRows) {
+  for (const auto& [L, W] : {std::pair<int64_t, int64_t>{20011, 32}, {70001, 33}, {131072, 8}})
+    for (double part : {0.0075, 0.1, 0.5}) compare_beside(L, W, part);
 }
 
 TEST_F(SelectGpu, NothingHere) {
