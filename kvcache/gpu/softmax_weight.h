@@ -10,7 +10,7 @@
 namespace restkv::gpu {
 
 /// exp of a difference from the maximum, in a third of the instructions of expf. The relative error is below
-/// 3e-7 + 6e-8 |x|: where it exceeds that of f32 the weight is too small to matter.
+/// 3e-7 + 8e-8 |x|: where it exceeds that of f32 the weight is too small to matter.
 __device__ inline float exp_term(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * 1.44269504f));

@@ -73,7 +73,7 @@ struct RowState;  // gpu/row_state.h
 }
 
 /// Where an op that reads all values of a selection for its own purpose leaves what the selection has to know of them.
-/// On a GPU; filled by list_candidates() of gpu/list_candidates.h.
+/// On a GPU; filled by window_attention().
 struct CandidateLists {
   gpu::RowState* states = nullptr;  ///< [rows], with bounds
   uint64_t* candidates = nullptr;   ///< [rows, gpu::kCandidates]

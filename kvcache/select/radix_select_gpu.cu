@@ -230,7 +230,7 @@ void select_top(Context& ctx, const SelectRows& input, const uint32_t* k_of_row,
     guess_bounds<<<static_cast<unsigned>(input.rows), sample_threads(input.total), 0, stream>>>(rows, state);
     RESTKV_KERNEL_CHECK();
     if (read != nullptr) {
-      // Below a third of the list guess_bounds has no upper bound; a list needs none to be exact.
+      // For so small a k guess_bounds sets no upper bound (and a list without one would be exact too).
       const CandidateLists lists{state, candidate, k_of_row != nullptr || k > kCandidates / 4};
       read(&lists);
     } else {
