@@ -41,6 +41,9 @@ int64_t decode_rows(const PlanInput& input, const ShardPlan& shard) {
 
 bool reshards(const PlanInput& input) { return input.decode == DecodeMode::tensor && input.sequence_size() > 1; }
 
+/// Elements per row of a selection: a histogram, or on a GPU 4,096 listed candidates of 8 bytes.
+int64_t selection_scratch(Device device) { return device == Device::gpu ? 4096 * 8 / kF32 : kKeyBins[0]; }
+
 /// Elements of the arrays that the decision of one layer needs at once.
 int64_t decision_scratch(const PlanInput& input, const Shard& held, int64_t L_lc) {
   SequencePartition partition(input.L, input.sequence_size());
@@ -54,12 +57,12 @@ int64_t decision_scratch(const PlanInput& input, const Shard& held, int64_t L_lc
   if (use.softmax) {
     // The arrays beside the logits come and go; the largest counts.
     int64_t beside = std::max(blocks * rows * 2, blocks * Hq * use.output_rows * input.model.d);
-    if (use.top_sets) beside = std::max(beside, rows * kKeyBins[0]);
+    if (use.top_sets) beside = std::max(beside, rows * selection_scratch(input.device));
     if (use.past_scores) beside = std::max(beside, Hq * (input.L + L_lc) * (many ? 2 : 1));
     statistics = rows * (L_lc + 2) + 2 * Hq * L_lc + beside;
     scores += Hq * L_lc;
   }
-  return std::max(statistics, scores + scored_rows(input, held) * kKeyBins[0]);
+  return std::max(statistics, scores + scored_rows(input, held) * selection_scratch(input.device));
 }
 
 }  // namespace

@@ -44,7 +44,7 @@ int64_t weight_bytes(const PlanInput& input, const Shard& shard) {
   return total;
 }
 
-/// Rows that decoding and retention hold on this rank, times K and V.
+/// Rows that decoding and retention hold on this rank: K, V and the position.
 int64_t cache_bytes(const PlanInput& input, const ShardPlan& shard, int64_t L_lc) {
   bool per_query = input.config.cache.granularity == Granularity::query_head;
   const HeadLayout& heads = shard.decode.heads;
@@ -55,8 +55,8 @@ int64_t cache_bytes(const PlanInput& input, const ShardPlan& shard, int64_t L_lc
     rows = input.evicts() ? (rows * L_lc + input.L - 1) / std::max<int64_t>(1, input.L) : L_lc;
     reserve = (reserve + input.sequence_size() - 1) / input.sequence_size();
   }
-  return 2 * input.batch * input.model.layers * cache_heads * (rows + reserve) * input.model.d *
-         device_sizes(input.device).kv;
+  const int64_t row_bytes = 2 * input.model.d * device_sizes(input.device).kv + static_cast<int64_t>(sizeof(int32_t));
+  return input.batch * input.model.layers * cache_heads * (rows + reserve) * row_bytes;
 }
 
 }  // namespace
