@@ -46,7 +46,7 @@ TEST(Sweep, EveryCombinationOnceInOrder) {
   RunConfig point = point_config(config, sweep[1], sweep[1].groups[2]);
   EXPECT_EQ(point.parallel.tensor, 2);
   EXPECT_EQ(point.cache.budget.tokens, 64);
-  EXPECT_EQ(decode_steps(config, sweep[0].groups[0]), 2 * (1 + 32));
+  EXPECT_EQ(decode_steps(config, sweep[0].groups[0]), 2 * (1 + 32 + kTimedSteps));
 }
 
 TEST(Sweep, WithoutLayoutsTheOneOfTheRun) {
@@ -139,11 +139,11 @@ TEST_F(GpuPlan, HoldsEverythingInBf16) {
   // The norms are f32.
   EXPECT_EQ(plan.weights, 2 * m.parameters() + 2 * m.hidden * (2 * m.layers + 1));
   EXPECT_EQ(plan.layer_kv, int64_t{2} * 131072 * 1024 * 2);
-  EXPECT_EQ(plan.cache, int64_t{2} * 32 * 8 * 128 * (131072 + 65) * 2);
+  EXPECT_EQ(plan.cache, int64_t{32} * 8 * (131072 + 65 + kTimedSteps) * (2 * 128 * 2 + 4));
   PlanInput kept = input(131072, 1, "restkv");
   EXPECT_LT(plan_memory(kept).total(), 20 * kGiB);
   EXPECT_GT(plan_memory(kept).total(), 15 * kGiB);
-  EXPECT_EQ(checkpoint_.config.max_positions, 131072 + 65);  // random weights have no limit of their own
+  EXPECT_EQ(checkpoint_.config.max_positions, 131072 + 65 + kTimedSteps);  // random weights have no limit of their own
 }
 
 TEST_F(GpuPlan, EverySequenceOfABatchHasItsCache) {
@@ -194,7 +194,7 @@ TEST_F(GpuPlan, OtherReasonsToRefuse) {
             "cache.budget is 10 tokens for this prompt, but cache.window is 32; expected at least 33");
   point.model.max_positions = 1064;
   EXPECT_EQ(refusal_of(point, plan_memory(point), 1, 0),
-            "1000 tokens and 65 decode steps exceed the model's 1064 positions");
+            "1000 tokens and 68 decode steps exceed the model's 1064 positions");
 }
 
 }  // namespace
