@@ -47,15 +47,15 @@ double cpu_gemm(const Context& ctx) {
 }
 
 double cpu_copy(Context& ctx) {
-  const int64_t bytes = int64_t{256} << 20, parts = ctx.threads();
+  const int64_t parts = ctx.threads(), part = (int64_t{256} << 20) / parts, bytes = part * parts;
   Tensor from = ctx.zeros(DType::u8, {bytes}), to = ctx.zeros(DType::u8, {bytes});
   double seconds = least_seconds(ctx, [&] {
     ctx.parallel_for(parts, [&](int64_t t) {
-      int64_t first = bytes / parts * t;
-      std::memcpy(to.data<uint8_t>() + first, from.data<uint8_t>() + first, static_cast<size_t>(bytes / parts));
+      int64_t first = part * t;
+      std::memcpy(to.data<uint8_t>() + first, from.data<uint8_t>() + first, static_cast<size_t>(part));
     });
   });
-  return 2.0 * static_cast<double>(bytes / parts * parts) / seconds;
+  return 2.0 * static_cast<double>(bytes) / seconds;
 }
 
 // Random operands: zeros draw less power and would run at a clock that no model reaches.

@@ -133,7 +133,7 @@ void AddedTokenMatcher::split(std::string_view text, const std::function<void(st
   if (done < text.size()) on_text(text.substr(done));
 }
 
-AddedTokenSplitter::AddedTokenSplitter(std::vector<AddedToken> tokens,
+AddedTokenSplitter::AddedTokenSplitter(const std::vector<AddedToken>& tokens,
                                        std::function<std::string(std::string_view)> normalize)
     : normalize_(std::move(normalize)),
       raw_(select(tokens, false, true)),

@@ -45,7 +45,7 @@ class AddedTokenMatcher {
 class AddedTokenSplitter {
  public:
   /// `normalize` is applied to text, and to the contents of normalized tokens; empty: text stays as it is.
-  AddedTokenSplitter(std::vector<AddedToken> tokens, std::function<std::string(std::string_view)> normalize);
+  AddedTokenSplitter(const std::vector<AddedToken>& tokens, std::function<std::string(std::string_view)> normalize);
 
   /// `on_text`: normalized text, and whether it stands at the very beginning. Special tokens are found only with
   /// `parse_special`.
