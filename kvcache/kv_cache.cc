@@ -159,6 +159,7 @@ KvView KvCache::view(int64_t layer_index) const {
   view.row_stride = d_;
   view.head_offset = layer.offset.data();
   view.lengths = layer.length.data();
+  if (!layer.position.empty()) view.positions = layer.position.data<int32_t>();
   return view;
 }
 

@@ -19,6 +19,9 @@ struct KvView {
   const int64_t* head_offset = nullptr;
   /// [heads] rows of each head.
   const int64_t* lengths = nullptr;
+  /// Global positions of the rows, where the view is of a cache: row i of head h is at
+  /// positions[head_offset[h] / row_stride + i]; else null.
+  const int32_t* positions = nullptr;
 
   template <class T>
   const T* k_head(int64_t head) const {

@@ -7,21 +7,42 @@
 
 namespace restkv {
 
-/// Rotary embedding. type: "default", "llama3", "linear". Factors and positions: transformers' modeling_rope_utils.
+/// What the rope types of config.json may be, for messages.
+inline constexpr const char* kRopeTypes = "default, linear, dynamic, yarn, llama3";
+
+/// Rotary embedding. type: one of kRopeTypes. Factors and positions: transformers' modeling_rope_utils.
 struct RopeConfig {
   std::string type = "default";
   double theta = 10000.0;
   double factor = 1.0;
   double low_freq_factor = 1.0;
   double high_freq_factor = 4.0;
-  int64_t original_max_positions = 0;
+  int64_t original_max_positions = 0;        ///< of dynamic, yarn and llama3
+  double beta_fast = 32.0, beta_slow = 1.0;  ///< yarn: turns over the original positions between which it blends
+  bool truncate = true;                      ///< yarn: the blend begins and ends at whole frequencies
+  double attention_factor = 1.0;             ///< yarn: cos and sin are multiplied by it
   /// [d/2] or empty: what each inverse frequency is divided by, after the scaling of `type`. GGUF files hold
   /// Llama-3.1's scaling in this form only (tensor rope_freqs.weight).
   std::vector<float> frequency_factors;
 };
 
+enum class Activation {
+  silu,       ///< g / (1 + exp(-g))
+  gelu_tanh,  ///< g / 2 (1 + tanh(sqrt(2 / pi) (g + 0.044715 g^3)))
+};
+
+/// How a layer differs from Llama's.
+struct FamilyTraits {
+  Activation activation = Activation::silu;  ///< of the gate
+  bool attention_bias = false;               ///< q, k and v have biases
+  bool scaled_embeddings = false;  ///< embeddings times sqrt(hidden), that root rounded to the activations' dtype
+  double norm_offset = 0.0;        ///< norms multiply by norm_offset + w, w as stored
+  /// A query at position p attends positions p - sliding_window + 1 to p; 0: all before it.
+  int64_t sliding_window = 0;
+};
+
 struct ModelConfig {
-  std::string family;  ///< "llama"
+  std::string family;  ///< a name of families/family.cc
   int64_t layers = 0;
   int64_t hidden = 0;        ///< H
   int64_t intermediate = 0;  ///< I, MLP width
@@ -33,6 +54,7 @@ struct ModelConfig {
   double rms_eps = 1e-5;
   bool tied_embeddings = false;
   RopeConfig rope;
+  FamilyTraits traits = {};
 
   int64_t parameters() const;  ///< number of weights (tied embeddings once)
   /// Throws InputError naming `file`, the key and what is allowed.

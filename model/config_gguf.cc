@@ -9,6 +9,7 @@ ModelConfig read_gguf_config(const GgufFile& file) {
   std::string architecture = file.get_string("general.architecture");
   std::string supported;
   for (const Family& family : families()) {
+    if (family.gguf_architecture.empty()) continue;
     if (family.gguf_architecture == architecture) {
       ModelConfig config;
       config.family = family.name;

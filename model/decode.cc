@@ -14,12 +14,13 @@
 namespace restkv {
 namespace {
 
-// y[1, n] = x[1, k] w^T; zeros when this rank has no share of k.
-void project(Context& ctx, const float* x, const MatrixView& w, float* y) {
+// y[1, n] = x[1, k] w^T (+ bias); zeros when this rank has no share of k.
+void project(Context& ctx, const float* x, const MatrixView& w, float* y, const float* bias = nullptr) {
   if (w.cols == 0)
     std::fill_n(y, w.rows, 0.0f);
   else
     gemv(ctx, MatrixView(x, 1, w.cols), w, MatrixView(y, 1, w.rows));
+  for (int64_t i = 0; bias != nullptr && i < w.rows; ++i) y[i] += bias[i];
 }
 
 }  // namespace
@@ -48,6 +49,7 @@ void Transformer::decode_step(Sequence& sequence, int32_t token) {
     fail_input("decode: token {} is outside the vocabulary of {}", token, config_.vocab);
   if (sequence.length >= config_.max_positions)
     fail_input("decode: position {} is beyond the model's {} positions", sequence.length, config_.max_positions);
+  check_window(sequence.report.evicted, sequence.length + 1);
   if (ctx_.device() == Device::gpu) {
     DeviceDecodeBatch batch(*this, {{&sequence, {}, 0}});
     batch.step_eagerly({&token, 1});
@@ -64,7 +66,7 @@ void Transformer::decode_step(Sequence& sequence, int32_t token) {
 
   MatrixView x(b.x.data(), 1, H), normed(b.normed.data(), 1, H);
   embed_tokens({&token, 1}, x);
-  b.rope = rope_table(ctx_, frequencies_, {sequence.length});
+  b.rope = rope_table(ctx_, frequencies_at(sequence.length + 1), {sequence.length}, config_.rope.attention_factor);
   double attention_seconds = 0.0, mlp_seconds = 0.0;
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
     const LayerWeights& w = weights_.layers[layer];
@@ -95,9 +97,13 @@ void Transformer::decode_attention(int64_t layer, Sequence& sequence, DecodeBuff
   int64_t q0 = (mine.local.q.begin - held.local.q.begin) * d, kv0 = (mine.local.kv.begin - held.local.kv.begin) * d;
   int64_t Hq = mine.Hq_lc(), Hkv = mine.Hkv_lc();
   MatrixView qkv(w.qkv);
-  project(ctx_, h, qkv.block(q0, Hq * d, 0, H), b.q.data());
-  project(ctx_, h, qkv.block(q_rows + kv0, Hkv * d, 0, H), b.k.data());
-  project(ctx_, h, qkv.block(q_rows + kv_rows + kv0, Hkv * d, 0, H), b.v.data());
+  auto project_heads = [&](int64_t first, int64_t rows, float* y) {
+    const float* bias = w.qkv_bias.defined() ? w.qkv_bias.data<float>() + first : nullptr;
+    project(ctx_, h, qkv.block(first, rows, 0, H), y, bias);
+  };
+  project_heads(q0, Hq * d, b.q.data());
+  project_heads(q_rows + kv0, Hkv * d, b.k.data());
+  project_heads(q_rows + kv_rows + kv0, Hkv * d, b.v.data());
   apply_rope(ctx_, MatrixView(b.q.data(), 1, Hq * d), d, b.rope);
   apply_rope(ctx_, MatrixView(b.k.data(), 1, Hkv * d), d, b.rope);
 
@@ -110,6 +116,8 @@ void Transformer::decode_attention(int64_t layer, Sequence& sequence, DecodeBuff
   for (int64_t i = 0; i < Hq; ++i) head[i] = cache_config_.granularity == Granularity::query_head ? i : mine.kv_of(i);
   float* lse = b.attended.data() + Hq * d;
   DecodeAttention args{b.q.data(), head.data(), Hq, 1.0 / std::sqrt(static_cast<double>(d)), b.attended.data(), lse};
+  if (config_.traits.sliding_window > 0)
+    args.first_position = std::max<int64_t>(0, sequence.length + 1 - config_.traits.sliding_window);
   attention_decode(ctx_, args, sequence.cache.view(layer));
   if (plan_.mode == DecodeMode::sequence && grid_.sequence_size() > 1) merge_over_sequence(b);
   project(ctx_, b.attended.data(), MatrixView(w.output).block(0, H, q0, Hq * d), b.partial.data());
@@ -138,7 +146,8 @@ void Transformer::decode_mlp(int64_t layer, DecodeBuffers& b) {
   MatrixView gate_up(w.gate_up);
   project(ctx_, h, gate_up.block(first, I, 0, H), b.gate_up.data());
   project(ctx_, h, gate_up.block(held.size() + first, I, 0, H), b.gate_up.data() + I);
-  swiglu(ctx_, MatrixView(b.gate_up.data(), 1, 2 * I), MatrixView(b.activated.data(), 1, I));
+  gated_activation(ctx_, config_.traits.activation, MatrixView(b.gate_up.data(), 1, 2 * I),
+                   MatrixView(b.activated.data(), 1, I));
   project(ctx_, b.activated.data(), MatrixView(w.down).block(0, H, first, I), b.partial.data());
 }
 

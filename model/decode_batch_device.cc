@@ -138,6 +138,9 @@ void DeviceDecodeBatch::before_step(std::span<const int32_t> tokens) {
       fail_input("decode: token {} is outside the vocabulary of {}", tokens[i], c.vocab);
     if (s.length >= c.max_positions)
       fail_input("decode: position {} is beyond the model's {} positions", s.length, c.max_positions);
+    if (c.traits.sliding_window > 0 && s.length >= c.traits.sliding_window)
+      fail_input("decode: position {} is beyond the sliding window of {} positions, whose mask GPUs lack", s.length,
+                 c.traits.sliding_window);
     moved = s.cache.ensure_room(1) || moved;
   }
   if (moved) prepare_members();
@@ -210,7 +213,7 @@ void DeviceDecodeBatch::enqueue_forward() {
   const DecodeStream stream = b_->stream.first(size());
   start_phase("embed");
   decode_embed(ctx_, b_->tokens.rows(0, size()), w.embedding, model_.plan().resident.vocab, w.layers[0].attention_norm,
-               stream);
+               stream, embedding_scale(c, Device::gpu));
   for (int64_t layer = 0; layer < c.layers; ++layer) enqueue_layer(layer);
   const Range held = model_.plan().resident.vocab, mine = model_.plan().decode.vocab;
   MatrixView head = MatrixView(w.output_head).block(mine.begin - held.begin, mine.size(), 0, c.hidden);
@@ -242,6 +245,13 @@ void DeviceDecodeBatch::enqueue_layer(int64_t layer) {
   projection.wq = qkv.block(q0, Hq, 0, H);
   projection.wk = qkv.block(q_rows + kv0, Hkv, 0, H);
   projection.wv = qkv.block(q_rows + kv_rows + kv0, Hkv, 0, H);
+  if (w.qkv_bias.defined()) {
+    const auto* bias = w.qkv_bias.data<float>();
+    projection.q_bias = bias + q0;
+    projection.k_bias = bias + q_rows + kv0;
+    projection.v_bias = bias + q_rows + kv_rows + kv0;
+  }
+  projection.rotation_factor = static_cast<float>(c.rope.attention_factor);
   projection.d = d;
   projection.frequencies = b_->frequencies.data<float>();
   projection.positions = b_->positions.data<int32_t>();
@@ -272,7 +282,7 @@ void DeviceDecodeBatch::enqueue_layer(int64_t layer) {
   const MatrixView gate_up(w.gate_up), activated = MatrixView(b_->activated).block(0, n, 0, I);
   start_phase("gate_up");
   decode_gate_up(ctx_, stream, c.rms_eps, gate_up.block(first, I, 0, H),
-                 gate_up.block(held_mlp.size() + first, I, 0, H), Activation::silu, activated);
+                 gate_up.block(held_mlp.size() + first, I, 0, H), c.traits.activation, activated);
   const bool last = layer + 1 == c.layers;
   start_phase("down");
   decode_residual(ctx_, activated, MatrixView(w.down).block(0, H, first, I),

@@ -56,6 +56,8 @@ bool JsonReader::has(const std::string& key) const {
   return it != object_->end() && !it->is_null();
 }
 
+bool JsonReader::stands(const std::string& key) const { return object_->contains(key); }
+
 const json& JsonReader::at(const std::string& key, const char* wanted) const {
   if (!has(key)) fail_input("{}: key {}{} is missing; {} is needed", file_, prefix_, key, wanted);
   return (*object_)[key];

@@ -27,6 +27,7 @@ class JsonReader {
 
   const std::string& file() const { return file_; }
   bool has(const std::string& key) const;
+  bool stands(const std::string& key) const;  ///< whether the key is there, be it null
 
   int64_t integer(const std::string& key) const;
   int64_t integer(const std::string& key, int64_t otherwise) const;

@@ -84,6 +84,7 @@ Sequence Transformer::prefill(std::span<const int32_t> tokens, const PrefillOpti
   PrefillState s(ctx_, SequencePartition(L, grid_.sequence_size()), grid_.sequence_rank(), config_, plan_.resident,
                  grid_.tensor_size());
   s.evicts = evictor_->evicts(L);
+  check_window(s.evicts, L + options.max_new_tokens);
   s.reserve = plan_.mode == DecodeMode::tensor
                   ? options.max_new_tokens
                   : (options.max_new_tokens + grid_.sequence_size() - 1) / grid_.sequence_size();
@@ -97,7 +98,7 @@ Sequence Transformer::prefill(std::span<const int32_t> tokens, const PrefillOpti
   std::vector<int32_t> local_tokens;
   for (int64_t position : s.positions) local_tokens.push_back(tokens[position]);
   embed_tokens(local_tokens, MatrixView(s.x));
-  s.rope = rope_table(ctx_, frequencies_, s.positions);
+  s.rope = rope_table(ctx_, frequencies_at(L), s.positions, config_.rope.attention_factor);
 
   run_layers(s, options, sequence);
   emit_logits(s, options, sequence);
@@ -124,20 +125,26 @@ void Transformer::run_layers(PrefillState& s, const PrefillOptions& options, Seq
   }
 }
 
-// normed = rms_norm(x); q, k, v = normed Wqkv^T; rotate q and k.
+// normed = rms_norm(x); q, k, v = normed Wqkv^T (+ bias); rotate q and k.
 void Transformer::project_qkv(const LayerWeights& w, PrefillState& s) {
   int64_t H = config_.hidden, q_width = s.q.size(1), kv_width = s.k.size(1);
   MatrixView weight(w.qkv);
   MatrixView wq = weight.block(0, q_width, 0, H), wk = weight.block(q_width, kv_width, 0, H),
              wv = weight.block(q_width + kv_width, kv_width, 0, H);
+  auto project = [&](const MatrixView& normed, const MatrixView& w_part, const MatrixView& y, int64_t bias_at) {
+    gemm(ctx_, normed, w_part, y);
+    if (!w.qkv_bias.defined()) return;
+    // One row for all: a leading dimension of zero.
+    add(ctx_, y, {w.qkv_bias.data<float>() + bias_at, DType::f32, y.rows, y.cols, 0});
+  };
   for_slices(s.L_lc, s.slice, [&](int64_t first, int64_t rows) {
     MatrixView normed = MatrixView(s.normed).block(0, rows, 0, H);
     s.clock.start("norm");
     rms_norm(ctx_, MatrixView(s.x).block(first, rows, 0, H), w.attention_norm, normed, config_.rms_eps);
     s.clock.start("gemm");
-    gemm(ctx_, normed, wq, MatrixView(s.q).block(first, rows, 0, q_width));
-    gemm(ctx_, normed, wk, MatrixView(s.k).block(first, rows, 0, kv_width));
-    gemm(ctx_, normed, wv, MatrixView(s.v).block(first, rows, 0, kv_width));
+    project(normed, wq, MatrixView(s.q).block(first, rows, 0, q_width), 0);
+    project(normed, wk, MatrixView(s.k).block(first, rows, 0, kv_width), q_width);
+    project(normed, wv, MatrixView(s.v).block(first, rows, 0, kv_width), q_width + kv_width);
   });
   s.clock.start("rope");
   apply_rope(ctx_, MatrixView(s.q), config_.d, s.rope);
@@ -178,8 +185,8 @@ void Transformer::attend(PrefillState& s) {
   for (Range chunk : s.partition.chunks_of(grid_.sequence_rank())) {
     MatrixView q = MatrixView(s.q).block(first, chunk.size(), 0, width);
     // A tile reads all of its queries before it writes its rows, so the output may take their place.
-    attention_prefill(ctx_, {q, q, chunk.begin, 1.0 / std::sqrt(static_cast<double>(config_.d))}, kv,
-                      plan_.resident.heads);
+    const double scale = 1.0 / std::sqrt(static_cast<double>(config_.d));
+    attention_prefill(ctx_, {q, q, chunk.begin, scale, config_.traits.sliding_window}, kv, plan_.resident.heads);
     first += chunk.size();
   }
 }
@@ -209,7 +216,7 @@ void Transformer::project_output(const LayerWeights& w, PrefillState& s) {
   });
 }
 
-// x += down(silu(gate(normed)) * up(normed)), slice by slice.
+// x += down(activation(gate(normed)) * up(normed)), slice by slice.
 void Transformer::mlp(const LayerWeights& w, PrefillState& s) {
   int64_t H = config_.hidden, I = plan_.resident.mlp.size();
   for_slices(s.L_lc, s.slice, [&](int64_t first, int64_t rows) {
@@ -221,7 +228,7 @@ void Transformer::mlp(const LayerWeights& w, PrefillState& s) {
     s.clock.start("gemm");
     gemm(ctx_, normed, MatrixView(w.gate_up), gate_up);
     s.clock.start("activation");
-    swiglu(ctx_, gate_up, activated);
+    gated_activation(ctx_, config_.traits.activation, gate_up, activated);
     s.clock.start("gemm");
     add_partial(activated, MatrixView(w.down), x, s);
   });

@@ -15,7 +15,7 @@ struct Preset {
   ModelConfig config;
 };
 
-/// All presets, those whose family the engine does not run included.
+/// All presets.
 std::span<const Preset> presets();
 
 /// The shape of `name`, with its first `layers` layers (0: all). Throws InputError when there is no such preset or the

@@ -1,5 +1,7 @@
 #include "model/transformer.h"
 
+#include <cmath>
+
 #include "dist/base/error.h"
 #include "kvcache/output_factors.h"
 #include "model/ops/embedding.h"
@@ -9,6 +11,12 @@
 namespace restkv {
 
 DType activation_dtype(Device device) { return device == Device::gpu ? DType::bf16 : DType::f32; }
+
+float embedding_scale(const ModelConfig& config, Device device) {
+  if (!config.traits.scaled_embeddings) return 1.0f;
+  const float root = std::sqrt(static_cast<float>(config.hidden));
+  return activation_dtype(device) == DType::bf16 ? to_float(to_bf16(root)) : root;
+}
 
 // On GPUs slices are large enough for the full rate of the products; on CPUs they stay in the caches.
 int64_t prefill_slice_rows(Device device) { return device == Device::gpu ? 4096 : 1024; }
@@ -24,6 +32,8 @@ Transformer::Transformer(Context& ctx, const ProcessGrid& grid, const ModelConfi
                             options.decode)),
       frequencies_(rope_frequencies(config.rope, config.d)),
       evictor_(std::make_unique<Evictor>(ctx, grid.sequence(), grid.tensor(), plan_.resident.heads, cache)) {
+  if (ctx.device() == Device::gpu && config.rope.type == "dynamic")
+    fail_input("the rope type dynamic is supported on CPU ranks; on GPUs: default, linear, yarn, llama3");
   weights_ = load_weights(ctx, source, config, plan_.resident, options.weight_dtype, evictor_->needs_output_factors(),
                           progress);
   lay_out_logits(options.decode);
@@ -56,8 +66,30 @@ void Transformer::lay_out_logits(DecodeMode mode) {
 
 Transformer::~Transformer() = default;
 
+// The dynamic type's frequencies follow the length that the sequence has when a token is processed.
+std::vector<float> Transformer::frequencies_at(int64_t length) const {
+  return config_.rope.type == "dynamic" ? rope_frequencies(config_.rope, config_.d, length) : frequencies_;
+}
+
+// Refuses what this version cannot do with a sliding window, once the sequence is longer than it. The scores of
+// eviction see the whole prompt, so they would keep rows that no later token attends.
+void Transformer::check_window(bool evicts, int64_t length) const {
+  const int64_t window = config_.traits.sliding_window;
+  if (window == 0 || length <= window) return;
+  if (evicts)
+    fail_input(
+        "eviction together with a sliding window: the model attends {} positions, prompt and new tokens are {}; "
+        "supported: sequences within the window, or cache.policy: full",
+        window, length);
+  if (ctx_.device() == Device::gpu)
+    fail_input(
+        "a sliding window on a GPU: the model attends {} positions, prompt and new tokens are {}; supported there: "
+        "sequences within the window (CPU ranks have the mask)",
+        window, length);
+}
+
 void Transformer::embed_tokens(std::span<const int32_t> tokens, const MatrixView& x) {
-  embed(ctx_, weights_.embedding, plan_.resident.vocab, tokens, x);
+  embed(ctx_, weights_.embedding, plan_.resident.vocab, tokens, x, embedding_scale(config_, ctx_.device()));
   if (grid_.tensor_size() > 1) grid_.tensor().all_reduce(x.data, x.rows * x.cols, x.dtype, ReduceOp::sum);
 }
 

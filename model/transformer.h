@@ -33,6 +33,9 @@ struct PrefillOptions {
 /// The dtype of activations, K and V: f32 on CPU ranks, bf16 on GPUs. The residual stream is f32 on both.
 DType activation_dtype(Device device);
 
+/// What embeddings are multiplied by: 1, or sqrt(hidden) rounded to the activations' dtype, as the reference does.
+float embedding_scale(const ModelConfig& config, Device device);
+
 /// Prompt rows whose MLP activations exist at once; a multiple of the GEMM's row tile.
 int64_t prefill_slice_rows(Device device);
 
@@ -49,7 +52,7 @@ class Transformer {
   const ProcessGrid& grid() const { return grid_; }
   const CacheConfig& cache_config() const { return cache_config_; }
   const ShardPlan& plan() const { return plan_; }
-  /// [d/2] inverse frequencies of the rotary embedding.
+  /// [d/2] inverse frequencies of the rotary embedding (of type dynamic: within the original positions).
   const std::vector<float>& frequencies() const { return frequencies_; }
   const TransformerWeights& weights() const { return weights_; }
 
@@ -89,6 +92,8 @@ class Transformer {
   void merge_over_sequence(DecodeBuffers& b);
 
   // Shared.
+  std::vector<float> frequencies_at(int64_t length) const;
+  void check_window(bool evicts, int64_t length) const;
   void lay_out_logits(DecodeMode mode);
   void embed_tokens(std::span<const int32_t> tokens, const MatrixView& x);
   void compute_logits(const MatrixView& x, std::vector<float>& logits);

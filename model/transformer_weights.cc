@@ -18,10 +18,12 @@ class Loader {
     if (ctx.gpu() != nullptr) upload_ = std::make_unique<StagedUpload>(ctx, kSlotBytes, kSlots);
   }
 
-  Tensor vector(const std::string& name, int64_t n) {
+  // A norm's weights, `offset` added.
+  Tensor vector(const std::string& name, int64_t n, double offset) {
     check_shape(name, {n});
     std::vector<float> values(static_cast<size_t>(n));
     source_.read(name, {0, 1}, {0, n}, DType::f32, values.data());
+    for (float& x : values) x += static_cast<float>(offset);
     Tensor t = ctx_.to_device(values.data(), DType::f32, {n});
     report(t.bytes());
     return t;
@@ -39,6 +41,20 @@ class Loader {
     int64_t full_rows;
     Range rows;
   };
+
+  // Slices of several vectors, one after another, in f32.
+  Tensor joined(const std::vector<Part>& parts) {
+    std::vector<float> values;
+    for (const Part& part : parts) {
+      check_shape(part.name, {part.full_rows});
+      const size_t at = values.size();
+      values.resize(at + static_cast<size_t>(part.rows.size()));
+      source_.read(part.name, {0, 1}, part.rows, DType::f32, values.data() + at);
+    }
+    Tensor t = ctx_.to_device(values.data(), DType::f32, {static_cast<int64_t>(values.size())});
+    report(t.bytes());
+    return t;
+  }
 
   // Row slices of several matrices with equal columns, stacked.
   Tensor stacked(const std::vector<Part>& parts, int64_t cols) {
@@ -125,13 +141,18 @@ LayerWeights load_layer(Context& ctx, Loader& loader, const ModelConfig& config,
   Range q = shard.heads.local.q, kv = shard.heads.local.kv;
   Range q_rows{q.begin * d, q.end * d}, kv_rows{kv.begin * d, kv.end * d};
   LayerWeights w;
-  w.attention_norm = loader.vector(prefix + "input_layernorm.weight", H);
+  const double offset = config.traits.norm_offset;
+  w.attention_norm = loader.vector(prefix + "input_layernorm.weight", H, offset);
   w.qkv = loader.stacked({{prefix + "self_attn.q_proj.weight", config.Hq * d, q_rows},
                           {prefix + "self_attn.k_proj.weight", config.Hkv * d, kv_rows},
                           {prefix + "self_attn.v_proj.weight", config.Hkv * d, kv_rows}},
                          H);
+  if (config.traits.attention_bias)
+    w.qkv_bias = loader.joined({{prefix + "self_attn.q_proj.bias", config.Hq * d, q_rows},
+                                {prefix + "self_attn.k_proj.bias", config.Hkv * d, kv_rows},
+                                {prefix + "self_attn.v_proj.bias", config.Hkv * d, kv_rows}});
   w.output = loader.matrix(prefix + "self_attn.o_proj.weight", H, config.Hq * d, {0, H}, q_rows);
-  w.mlp_norm = loader.vector(prefix + "post_attention_layernorm.weight", H);
+  w.mlp_norm = loader.vector(prefix + "post_attention_layernorm.weight", H, offset);
   w.gate_up = loader.stacked(
       {{prefix + "mlp.gate_proj.weight", I, shard.mlp}, {prefix + "mlp.up_proj.weight", I, shard.mlp}}, H);
   w.down = loader.matrix(prefix + "mlp.down_proj.weight", H, I, {0, H}, shard.mlp);
@@ -145,8 +166,8 @@ int64_t TransformerWeights::bytes() const {
   int64_t total = embedding.bytes() + final_norm.bytes();
   if (output_head.raw() != embedding.raw()) total += output_head.bytes();
   for (const LayerWeights& w : layers)
-    total += w.attention_norm.bytes() + w.qkv.bytes() + w.output.bytes() + w.mlp_norm.bytes() + w.gate_up.bytes() +
-             w.down.bytes();
+    total += w.attention_norm.bytes() + w.qkv.bytes() + (w.qkv_bias.defined() ? w.qkv_bias.bytes() : 0) +
+             w.output.bytes() + w.mlp_norm.bytes() + w.gate_up.bytes() + w.down.bytes();
   return total;
 }
 
@@ -164,7 +185,7 @@ TransformerWeights load_weights(Context& ctx, const WeightSource& source, const 
   w.embedding = loader.matrix(embedding, config.vocab, config.hidden, shard.vocab, {0, config.hidden});
   for (int64_t layer = 0; layer < config.layers; ++layer)
     w.layers.push_back(load_layer(ctx, loader, config, shard, layer, with_output_factors));
-  w.final_norm = loader.vector("model.norm.weight", config.hidden);
+  w.final_norm = loader.vector("model.norm.weight", config.hidden, config.traits.norm_offset);
   w.output_head = config.tied_embeddings
                       ? w.embedding
                       : loader.matrix("lm_head.weight", config.vocab, config.hidden, shard.vocab, {0, config.hidden});

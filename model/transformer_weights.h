@@ -12,8 +12,9 @@
 namespace restkv {
 
 struct LayerWeights {
-  Tensor attention_norm;  ///< [H] f32
+  Tensor attention_norm;  ///< [H] f32, as all norms with FamilyTraits::norm_offset added
   Tensor qkv;             ///< [(Hq_lc + 2 Hkv_lc) d, H]: query rows, key rows, value rows
+  Tensor qkv_bias;        ///< [(Hq_lc + 2 Hkv_lc) d] f32, or undefined in families without
   Tensor output;          ///< [H, Hq_lc d]
   Tensor mlp_norm;        ///< [H] f32
   Tensor gate_up;         ///< [2 I_lc, H]: gate rows, up rows

@@ -38,6 +38,7 @@ int64_t weight_bytes(const PlanInput& input, const Shard& shard) {
       return matrix_bytes(input, fmt::format("model.layers.{}.{}.weight", layer, name), elements);
     };
     total += 2 * m.hidden * kF32;
+    if (m.traits.attention_bias) total += (q + 2 * kv) * kF32;
     total += bytes("self_attn.q_proj", (q + 2 * kv) * m.hidden) + bytes("self_attn.o_proj", q * m.hidden);
     total += bytes("mlp.gate_proj", 2 * mlp * m.hidden) + bytes("mlp.down_proj", mlp * m.hidden);
   }

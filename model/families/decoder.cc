@@ -1,8 +1,37 @@
 #include "model/families/decoder.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "dist/base/error.h"
 
 namespace restkv {
+namespace {
+
+/// What cos and sin are multiplied by when a file does not say it (Peng et al., 2023, section 3.4).
+double yarn_attention_factor(double factor, double mscale) {
+  return factor <= 1.0 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0;
+}
+
+void read_hf_yarn(const JsonReader& settings, RopeConfig* rope) {
+  rope->beta_fast = settings.number("beta_fast", rope->beta_fast);
+  rope->beta_slow = settings.number("beta_slow", rope->beta_slow);
+  rope->truncate = settings.boolean("truncate", true);
+  const double mscale = settings.number("mscale", 0.0), all = settings.number("mscale_all_dim", 0.0);
+  double otherwise = yarn_attention_factor(rope->factor, 1.0);
+  if (mscale != 0.0 && all != 0.0)
+    otherwise = yarn_attention_factor(rope->factor, mscale) / yarn_attention_factor(rope->factor, all);
+  rope->attention_factor = settings.number("attention_factor", otherwise);
+}
+
+/// The positions that scaling stretches to. Some files state them as max_position_embeddings, others do not.
+void stretch_positions(ModelConfig* config, int64_t original) {
+  const double stretched = static_cast<double>(original) * config->rope.factor;
+  constexpr double kMost = int64_t{1} << 30;
+  if (stretched <= kMost) config->max_positions = std::max(config->max_positions, static_cast<int64_t>(stretched));
+}
+
+}  // namespace
 
 void read_hf_sizes(const JsonReader& json, ModelConfig* config) {
   config->layers = json.integer("num_hidden_layers");
@@ -33,9 +62,16 @@ void read_hf_rope(const JsonReader& json, ModelConfig* config) {
   // rope_parameters may hold rope_theta alone; a rope_scaling without a type means nothing.
   if (settings.has(type_key) || std::string_view(key) == "rope_scaling") rope.type = settings.text(type_key);
   if (rope.type == "default") return;
-  if (rope.type != "linear" && rope.type != "llama3") settings.reject(type_key, "supported: default, linear, llama3");
+  if (rope.type != "linear" && rope.type != "dynamic" && rope.type != "yarn" && rope.type != "llama3")
+    settings.reject(type_key, fmt::format("supported: {}", kRopeTypes));
   rope.factor = settings.number("factor");
-  if (rope.type == "linear") return;
+  if (rope.type != "llama3") {
+    const int64_t original = settings.integer("original_max_position_embeddings", config->max_positions);
+    if (rope.type != "linear") rope.original_max_positions = original;
+    if (rope.type == "yarn") read_hf_yarn(settings, &rope);
+    stretch_positions(config, original);
+    return;
+  }
   rope.low_freq_factor = settings.number("low_freq_factor");
   rope.high_freq_factor = settings.number("high_freq_factor");
   rope.original_max_positions = settings.integer("original_max_position_embeddings");
@@ -69,12 +105,21 @@ void read_gguf_rope(const GgufFile& file, const std::string& architecture, Model
   if (file.get_integer(key("rope.dimension_count"), config->d) != config->d)
     file.reject(key("rope.dimension_count"), fmt::format("the head size, {}, is supported", config->d));
   std::string type = file.get_string(key("rope.scaling.type"), "none");
-  if (type != "none" && type != "linear") file.reject(key("rope.scaling.type"), "supported: none, linear");
+  if (type != "none" && type != "linear" && type != "yarn")
+    file.reject(key("rope.scaling.type"), "supported: none, linear, yarn");
   // rope.scale_linear is the key that files had before rope.scaling.*.
   const char* factor_key = file.has(key("rope.scale_linear")) ? "rope.scale_linear" : "rope.scaling.factor";
   rope.factor = file.get_number(key(factor_key), 1.0);
   if (type == "none" && std::string_view(factor_key) == "rope.scaling.factor") rope.factor = 1.0;
-  if (rope.factor != 1.0) rope.type = "linear";
+  if (type == "yarn") {
+    rope.type = "yarn";
+    rope.original_max_positions = file.get_integer(key("rope.scaling.original_context_length"), config->max_positions);
+    rope.attention_factor =
+        yarn_attention_factor(rope.factor, 1.0) * file.get_number(key("rope.scaling.attn_factor"), 1.0);
+    stretch_positions(config, rope.original_max_positions);
+  } else if (rope.factor != 1.0) {
+    rope.type = "linear";
+  }
   if (const StoredTensor* factors = file.find_tensor("rope_freqs.weight")) {
     if (factors->info.shape != Shape{config->d / 2})
       fail_input("{}: tensor rope_freqs.weight has shape {}; [{}], half the head size, is needed", file.path(),
@@ -96,6 +141,11 @@ std::vector<TensorSpec> decoder_tensors(const ModelConfig& c, bool interleaved) 
     add("self_attn.q_proj", "attn_q", {c.Hq * c.d, H}, interleaved ? c.Hq : 0);
     add("self_attn.k_proj", "attn_k", {c.Hkv * c.d, H}, interleaved ? c.Hkv : 0);
     add("self_attn.v_proj", "attn_v", {c.Hkv * c.d, H});
+    if (c.traits.attention_bias)
+      for (auto [part, heads] : {std::pair{'q', c.Hq}, {'k', c.Hkv}, {'v', c.Hkv}})
+        all.push_back({fmt::format("model.layers.{}.self_attn.{}_proj.bias", l, part),
+                       {heads * c.d},
+                       fmt::format("blk.{}.attn_{}.bias", l, part)});
     add("self_attn.o_proj", "attn_output", {H, c.Hq * c.d});
     add("post_attention_layernorm", "ffn_norm", {H});
     add("mlp.gate_proj", "ffn_gate", {I, H});

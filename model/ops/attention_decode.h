@@ -17,10 +17,11 @@ struct DecodeAttention {
   double scale = 0.0;    ///< 1 / sqrt(d)
   float* out = nullptr;  ///< [Hq_lc, d] normalised output; zeros for a head without rows
   float* lse = nullptr;  ///< [Hq_lc] natural log of the sum of exp of the scaled scores; -inf without rows
+  /// Rows at positions before it are not attended (sliding windows; needs KvView::positions); 0: all are.
+  int64_t first_position = 0;
 };
 
-/// CPU ranks, one sequence. Softmax in f32 over the rows of each head's cache; no mask: every row in the cache is
-/// visible.
+/// CPU ranks, one sequence. Softmax in f32 over the rows of each head's cache.
 void attention_decode(Context& ctx, const DecodeAttention& args, const KvView& kv);
 
 /// Where a rank's cache heads take their queries and new rows from.

@@ -3,6 +3,7 @@
 #include <limits>
 #include <vector>
 
+#include "dist/base/error.h"
 #include "dist/base/lanes.h"
 #include "model/ops/attention_decode.h"
 
@@ -26,19 +27,25 @@ struct Split {
   int64_t query_head, first, last;
 };
 
-// Normalised output and log-sum-exp of one query head over keys [first, last).
+// Normalised output and log-sum-exp of one query head over keys [first, last); zeros and -inf where all are masked.
 void attend_split(const DecodeAttention& args, const KvView& kv, const Split& split, float* out, float* lse) {
   thread_local std::vector<float> scores;
   int64_t d = kv.d, n = split.last - split.first, cache_head = args.head[split.query_head];
   const float* q = args.q + split.query_head * d;
   const float* k = kv.k_head<float>(cache_head) + split.first * kv.row_stride;
   const float* v = kv.v_head<float>(cache_head) + split.first * kv.row_stride;
+  const int32_t* positions = nullptr;
+  if (args.first_position > 0) positions = kv.positions + kv.head_offset[cache_head] / kv.row_stride + split.first;
+  auto hidden = [&](int64_t i) { return positions != nullptr && positions[i] < args.first_position; };
   scores.resize(static_cast<size_t>((n + kLanes - 1) / kLanes * kLanes));
   float highest = kNone;
   for (int64_t i = 0; i < n; ++i) {
-    scores[i] = dot(q, k + i * kv.row_stride, d) * static_cast<float>(args.scale);
+    scores[i] = hidden(i) ? kNone : dot(q, k + i * kv.row_stride, d) * static_cast<float>(args.scale);
     highest = std::max(highest, scores[i]);
   }
+  std::fill_n(out, d, 0.0f);
+  *lse = kNone;
+  if (highest == kNone) return;
   std::fill(scores.begin() + n, scores.end(), kNone);
   Lanes total = {};
   for (size_t i = 0; i < scores.size(); i += kLanes) {
@@ -47,9 +54,8 @@ void attend_split(const DecodeAttention& args, const KvView& kv, const Split& sp
     total += p;
   }
   float sum = sum_lanes(total);
-  std::fill_n(out, d, 0.0f);
   for (int64_t i = 0; i < n; ++i)
-    for (int64_t c = 0; c < d; ++c) out[c] += scores[i] * v[i * kv.row_stride + c];
+    for (int64_t c = 0; c < d && !hidden(i); ++c) out[c] += scores[i] * v[i * kv.row_stride + c];
   for (int64_t c = 0; c < d; ++c) out[c] /= sum;
   *lse = highest + std::log(sum);
 }
@@ -77,6 +83,7 @@ void attention_decode(Context& ctx, const DecodeAttention& args, const KvView& k
   for (int64_t h = 0; h < args.Hq_lc; ++h)
     for (int64_t first = 0; first < kv.lengths[args.head[h]]; first += kSplit)
       splits.push_back({h, first, std::min(first + kSplit, kv.lengths[args.head[h]])});
+  RESTKV_CHECK(args.first_position == 0 || splits.empty() || kv.positions != nullptr, "a mask of unknown positions");
   std::vector<float> out(splits.size() * static_cast<size_t>(d)), lse(splits.size());
   ctx.parallel_for(static_cast<int64_t>(splits.size()),
                    [&](int64_t i) { attend_split(args, kv, splits[i], &out[i * d], &lse[i]); });

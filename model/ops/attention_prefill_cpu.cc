@@ -22,10 +22,11 @@ struct Scratch {
   std::vector<float> max, sum;  // [kQueryTile]
 };
 
-// One row of scores becomes exp(score - new maximum); returns their sum. Entries from `visible` on are masked.
-// `width` is a multiple of kLanes.
-float exponentiate(float* row, int64_t width, int64_t visible, float scale, float* running_max, float* correction) {
-  for (int64_t i = visible; i < width; ++i) row[i] = kMasked;
+// One row of scores becomes exp(score - new maximum); returns their sum. Entries outside `visible` are masked. `width`
+// is a multiple of kLanes.
+float exponentiate(float* row, int64_t width, Range visible, float scale, float* running_max, float* correction) {
+  std::fill(row, row + visible.begin, kMasked);
+  std::fill(row + visible.end, row + width, kMasked);
   Lanes highest = broadcast_lanes(kMasked);
   for (int64_t i = 0; i < width; i += kLanes) {
     Lanes v = load_lanes(row + i) * scale;
@@ -35,6 +36,11 @@ float exponentiate(float* row, int64_t width, int64_t visible, float scale, floa
   float block_max = kMasked;
   for (int i = 0; i < kLanes; ++i) block_max = std::max(block_max, highest[i]);
   float next = std::max(*running_max, block_max);
+  if (next == kMasked) {  // before the row's sliding window: exp(-inf + inf) would be no number
+    std::fill(row, row + width, 0.0f);
+    *correction = 0.0f;
+    return 0.0f;
+  }
   *correction = *running_max == kMasked ? 0.0f : std::exp(*running_max - next);
   *running_max = next;
   Lanes total = {};
@@ -46,9 +52,9 @@ float exponentiate(float* row, int64_t width, int64_t visible, float scale, floa
   return sum_lanes(total);
 }
 
-// Tile of queries [row0, row0 + rows) of one head over the keys [key0, key0 + keys).
-void attend_keys(const KvView& kv, int64_t kv_head, int64_t key0, int64_t keys, int64_t first_visible, int64_t rows,
-                 float scale, Scratch& s) {
+// Queries at positions [first_row, first_row + rows) of one head over the keys [key0, key0 + keys).
+void attend_keys(const KvView& kv, int64_t kv_head, int64_t key0, int64_t keys, int64_t first_row, int64_t rows,
+                 int64_t window, float scale, Scratch& s) {
   int64_t d = kv.d;
   const float* k = kv.k_head<float>(kv_head) + key0 * kv.row_stride;
   const float* v = kv.v_head<float>(kv_head) + key0 * kv.row_stride;
@@ -57,7 +63,8 @@ void attend_keys(const KvView& kv, int64_t kv_head, int64_t key0, int64_t keys, 
               1.0f, s.q.data(), static_cast<blasint>(d), k, static_cast<blasint>(kv.row_stride), 0.0f, s.scores.data(),
               kKeyTile);
   for (int64_t r = 0; r < rows; ++r) {
-    int64_t visible = std::clamp<int64_t>(first_visible + r - key0 + 1, 0, keys);
+    const int64_t end = first_row + r + 1, begin = window > 0 ? end - window : 0;
+    const Range visible{std::clamp<int64_t>(begin - key0, 0, keys), std::clamp<int64_t>(end - key0, 0, keys)};
     float correction = 0.0f;
     float sum = exponentiate(&s.scores[r * kKeyTile], width, visible, scale, &s.max[r], &correction);
     s.sum[r] = s.sum[r] * correction + sum;
@@ -78,10 +85,11 @@ void attend_tile(const PrefillAttention& args, const KvView& kv, const HeadLayou
   // Rows of the tile that do not exist stay zero throughout, so that every BLAS call has the same shape.
   s.scores.assign(static_cast<size_t>(kQueryTile * kKeyTile), 0.0f);
   for (int64_t r = 0; r < rows; ++r) std::copy_n(args.q.row<float>(row0 + r) + head * d, d, &s.q[r * d]);
-  int64_t first_visible = args.first_position + row0;
-  int64_t key_end = first_visible + rows;
-  for (int64_t key0 = 0; key0 < key_end; key0 += kKeyTile)
-    attend_keys(kv, heads.kv_of(head), key0, std::min(kKeyTile, key_end - key0), first_visible, rows,
+  const int64_t first_row = args.first_position + row0, key_end = first_row + rows, window = args.sliding_window;
+  // The tile with the first key that any of the rows sees.
+  const int64_t first_key = window > 0 ? std::max<int64_t>(0, first_row + 1 - window) / kKeyTile * kKeyTile : 0;
+  for (int64_t key0 = first_key; key0 < key_end; key0 += kKeyTile)
+    attend_keys(kv, heads.kv_of(head), key0, std::min(kKeyTile, key_end - key0), first_row, rows, window,
                 static_cast<float>(args.scale), s);
   for (int64_t r = 0; r < rows; ++r) {
     float* to = args.out.row<float>(row0 + r) + head * d;

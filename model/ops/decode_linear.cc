@@ -55,15 +55,15 @@ DecodeStream make_decode_stream(Context& ctx, int64_t batch, int64_t H) {
 }
 
 void decode_embed(Context& ctx, const Tensor& tokens, const Tensor& table, Range vocab, const Tensor& norm,
-                  const DecodeStream& stream) {
+                  const DecodeStream& stream, float scale) {
   check_stream(ctx, stream);
   check_norm(stream, norm);
   RESTKV_CHECK(tokens.dtype() == DType::i32 && tokens.numel() == stream.batch(), "tokens {} for a batch of {}",
                tokens.describe(), stream.batch());
   RESTKV_CHECK(table.shape() == (Shape{vocab.size(), stream.hidden()}), "table {} for {} tokens of {} elements",
                table.describe(), vocab.size(), stream.hidden());
-  if (on_gpu(ctx)) return gpu::decode_embed(ctx, tokens, table, vocab, norm, stream);
-  cpu::decode_embed(ctx, tokens, table, vocab, norm, stream);
+  if (on_gpu(ctx)) return gpu::decode_embed(ctx, tokens, table, vocab, norm, stream, scale);
+  cpu::decode_embed(ctx, tokens, table, vocab, norm, stream, scale);
 }
 
 void prepare_stream(Context& ctx, const Tensor& norm, const DecodeStream& stream) {

@@ -18,6 +18,7 @@
 
 #include "dist/base/gemm.h"
 #include "dist/comm/partition.h"
+#include "model/config.h"
 
 namespace restkv {
 
@@ -41,11 +42,11 @@ struct DecodeStream {
 /// Uninitialised memory for a stream.
 DecodeStream make_decode_stream(Context& ctx, int64_t batch, int64_t H);
 
-/// stream.x = rows of the embedding table, and the rest of the stream for the norm with weight `norm` [H]. tokens
-/// [batch] i32; table [vocab.size(), H]; tokens outside `vocab` give zeros (the sum over the tensor group is the
-/// embedding).
+/// stream.x = rows of the embedding table times `scale`, and the rest of the stream for the norm with weight `norm`
+/// [H]. tokens [batch] i32; table [vocab.size(), H]; tokens outside `vocab` give zeros (the sum over the tensor group
+/// is the embedding).
 void decode_embed(Context& ctx, const Tensor& tokens, const Tensor& table, Range vocab, const Tensor& norm,
-                  const DecodeStream& stream);
+                  const DecodeStream& stream, float scale = 1.0f);
 
 /// Makes weighted and square_sums fit x, after something else changed it (a sum over the tensor group).
 void prepare_stream(Context& ctx, const Tensor& norm, const DecodeStream& stream);
@@ -63,6 +64,7 @@ struct DecodeQkv {
   int64_t d = 0;                       ///< a multiple of 16
   const float* frequencies = nullptr;  ///< [d/2] inverse frequencies, on the device
   const int32_t* positions = nullptr;  ///< [batch], on the device
+  float rotation_factor = 1.0f;        ///< cos and sin are multiplied by it (RopeConfig::attention_factor)
   MatrixView q, k, v;                  ///< results [batch, Hq_lc d], [batch, Hkv_lc d], [batch, Hkv_lc d]
 };
 void decode_qkv(Context& ctx, const DecodeStream& stream, double eps, const DecodeQkv& args);
@@ -75,11 +77,6 @@ void decode_residual(Context& ctx, const MatrixView& in, const MatrixView& w, co
 /// y [batch, H] f32 = in w^T: this rank's term of a sum over the tensor group. K may be 0 (y is zero).
 void decode_partial(Context& ctx, const MatrixView& in, const MatrixView& w, const MatrixView& y);
 
-enum class Activation {
-  silu,       ///< g / (1 + exp(-g))
-  gelu_tanh,  ///< g / 2 (1 + tanh(sqrt(2 / pi) (g + 0.044715 g^3)))
-};
-
 /// y [batch, I] = activation(gate) * up, of the normed stream. w_gate, w_up [I, H].
 void decode_gate_up(Context& ctx, const DecodeStream& stream, double eps, const MatrixView& w_gate,
                     const MatrixView& w_up, Activation activation, const MatrixView& y);
@@ -89,7 +86,7 @@ void decode_logits(Context& ctx, const DecodeStream& stream, double eps, const M
 
 namespace cpu {
 void decode_embed(Context&, const Tensor& tokens, const Tensor& table, Range vocab, const Tensor& norm,
-                  const DecodeStream&);
+                  const DecodeStream&, float scale);
 void prepare_stream(Context&, const Tensor* terms, const Tensor& norm, const DecodeStream&);
 void decode_qkv(Context&, const DecodeStream&, double eps, const DecodeQkv&);
 void decode_residual(Context&, const MatrixView& in, const MatrixView& w, const Tensor& norm, const DecodeStream&);
@@ -101,7 +98,7 @@ void decode_logits(Context&, const DecodeStream&, double eps, const MatrixView& 
 namespace gpu {
 // In stream order; launched so that their first weights are fetched while the kernel before them ends.
 void decode_embed(Context&, const Tensor& tokens, const Tensor& table, Range vocab, const Tensor& norm,
-                  const DecodeStream&);
+                  const DecodeStream&, float scale);
 /// `terms` may be null.
 void prepare_stream(Context&, const Tensor* terms, const Tensor& norm, const DecodeStream&);
 void decode_qkv(Context&, const DecodeStream&, double eps, const DecodeQkv&);

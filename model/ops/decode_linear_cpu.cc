@@ -35,12 +35,12 @@ void add_bias(const MatrixView& y, const float* bias) {
     for (int64_t i = 0; i < y.cols; ++i) y.row<float>(r)[i] += bias[i];
 }
 
-void rotate(const MatrixView& y, int64_t d, const float* frequencies, const int32_t* positions) {
+void rotate(const MatrixView& y, int64_t d, const float* frequencies, const int32_t* positions, float factor) {
   int64_t half = d / 2;
   for (int64_t r = 0; r < y.rows; ++r)
     for (int64_t i = 0; i < half; ++i) {
       float angle = static_cast<float>(positions[r]) * frequencies[i];
-      float cos = std::cos(angle), sin = std::sin(angle);
+      float cos = factor * std::cos(angle), sin = factor * std::sin(angle);
       for (int64_t head = 0; head < y.cols / d; ++head) {
         float* low = y.row<float>(r) + head * d + i;
         float a = low[0], b = low[half];
@@ -58,7 +58,7 @@ float activate(Activation activation, float g) {
 }  // namespace
 
 void decode_embed(Context& ctx, const Tensor& tokens, const Tensor& table, Range vocab, const Tensor& norm,
-                  const DecodeStream& stream) {
+                  const DecodeStream& stream, float scale) {
   require_cpu_f32(ctx, "decode_embed", {});
   int64_t H = stream.hidden();
   for (int64_t b = 0; b < stream.batch(); ++b) {
@@ -68,8 +68,8 @@ void decode_embed(Context& ctx, const Tensor& tokens, const Tensor& table, Range
       if (!vocab.contains(token))
         x[i] = 0.0f;
       else
-        x[i] =
-            table.dtype() == DType::f32 ? table.data<float>()[row * H + i] : to_float(table.data<bf16>()[row * H + i]);
+        x[i] = scale * (table.dtype() == DType::f32 ? table.data<float>()[row * H + i]
+                                                    : to_float(table.data<bf16>()[row * H + i]));
     }
   }
   prepare_stream(ctx, nullptr, norm, stream);
@@ -99,8 +99,8 @@ void decode_qkv(Context& ctx, const DecodeStream& stream, double eps, const Deco
   add_bias(args.q, args.q_bias);
   add_bias(args.k, args.k_bias);
   add_bias(args.v, args.v_bias);
-  rotate(args.q, args.d, args.frequencies, args.positions);
-  rotate(args.k, args.d, args.frequencies, args.positions);
+  rotate(args.q, args.d, args.frequencies, args.positions, args.rotation_factor);
+  rotate(args.k, args.d, args.frequencies, args.positions, args.rotation_factor);
 }
 
 void decode_residual(Context& ctx, const MatrixView& in, const MatrixView& w, const Tensor& norm,

@@ -10,7 +10,9 @@ namespace {
 
 }  // namespace
 
-void decode_embed(Context&, const Tensor&, const Tensor&, Range, const Tensor&, const DecodeStream&) { absent(); }
+void decode_embed(Context&, const Tensor&, const Tensor&, Range, const Tensor&, const DecodeStream&, float) {
+  absent();
+}
 void prepare_stream(Context&, const Tensor*, const Tensor&, const DecodeStream&) { absent(); }
 void decode_qkv(Context&, const DecodeStream&, double, const DecodeQkv&) { absent(); }
 void decode_residual(Context&, const MatrixView&, const MatrixView&, const Tensor&, const DecodeStream&) { absent(); }

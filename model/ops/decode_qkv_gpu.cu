@@ -20,6 +20,7 @@ struct QkvOp {
   int half;           // d / 2
   const float* frequencies;
   const int32_t* positions;
+  float rotation_factor;
 
   struct Place {
     int part, row;  // row of the lower element in that part's matrix
@@ -59,6 +60,8 @@ struct QkvOp {
       // The accurate versions: angles reach the number of positions.
       float angle = static_cast<float>(__ldcg(positions + column + n)) * frequencies[p.i];
       sincosf(angle, &e.sin[n], &e.cos[n]);
+      e.sin[n] *= rotation_factor;
+      e.cos[n] *= rotation_factor;
     }
     return e;
   }
@@ -93,6 +96,7 @@ void decode_qkv(Context& ctx, const DecodeStream& stream, double eps, const Deco
   op.half = static_cast<int>(args.d / 2);
   op.frequencies = args.frequencies;
   op.positions = args.positions;
+  op.rotation_factor = args.rotation_factor;
   decode::launch_product(ctx, op, op.first_tile[3], decode::normed_activations(stream, eps));
 }
 

@@ -20,6 +20,7 @@ struct StreamArgs {
   const int32_t* tokens;  // [batch] or null
   const Half* table;      // [last - first, H]
   int64_t first, last;
+  float scale;  // of the table's elements
 };
 
 // One thread per element; block (i, b) makes elements 256 i to 256 i + 255 of sequence b.
@@ -32,7 +33,7 @@ __global__ void __launch_bounds__(kThreads) stream_kernel(StreamArgs a) {
   if (i < a.H) {
     if (a.tokens != nullptr) {
       int64_t token = __ldcg(a.tokens + b);
-      if (a.first <= token && token < a.last) value = __bfloat162float(a.table[(token - a.first) * a.H + i]);
+      if (a.first <= token && token < a.last) value = a.scale * __bfloat162float(a.table[(token - a.first) * a.H + i]);
     } else {
       value = __ldcg(a.x + at);
       if (a.terms != nullptr) value += __ldcg(a.terms + at);
@@ -62,13 +63,14 @@ void launch_stream(Context& ctx, const DecodeStream& stream, const Tensor& norm,
 }  // namespace
 
 void decode_embed(Context& ctx, const Tensor& tokens, const Tensor& table, Range vocab, const Tensor& norm,
-                  const DecodeStream& stream) {
+                  const DecodeStream& stream, float scale) {
   RESTKV_CHECK(table.dtype() == DType::bf16, "decode_embed on a GPU: table {}, bf16 needed", table.describe());
   StreamArgs args{};
   args.tokens = tokens.data<int32_t>();
   args.table = static_cast<const Half*>(table.raw());
   args.first = vocab.begin;
   args.last = vocab.end;
+  args.scale = scale;
   launch_stream(ctx, stream, norm, args);
 }
 

@@ -6,10 +6,11 @@
 
 namespace restkv {
 
-void embed(Context& ctx, const Tensor& table, Range vocab, std::span<const int32_t> tokens, const MatrixView& y) {
+void embed(Context& ctx, const Tensor& table, Range vocab, std::span<const int32_t> tokens, const MatrixView& y,
+           float scale) {
   if (on_gpu(ctx)) {
     Tensor ids = ctx.to_device(tokens.data(), DType::i32, {static_cast<int64_t>(tokens.size())});
-    return gpu::embed(ctx, table, vocab, ids.data<int32_t>(), y);
+    return gpu::embed(ctx, table, vocab, ids.data<int32_t>(), y, scale);
   }
   require_cpu_f32(ctx, "embed", {y.dtype});
   int64_t H = table.size(1);
@@ -19,10 +20,10 @@ void embed(Context& ctx, const Tensor& table, Range vocab, std::span<const int32
       std::memset(row, 0, sizeof(float) * static_cast<size_t>(H));
     } else if (table.dtype() == DType::f32) {
       const float* from = table.data<float>() + (tokens[i] - vocab.begin) * H;
-      std::memcpy(row, from, sizeof(float) * static_cast<size_t>(H));
+      for (int64_t c = 0; c < H; ++c) row[c] = from[c] * scale;
     } else {
       const bf16* from = table.data<bf16>() + (tokens[i] - vocab.begin) * H;
-      for (int64_t c = 0; c < H; ++c) row[c] = to_float(from[c]);
+      for (int64_t c = 0; c < H; ++c) row[c] = to_float(from[c]) * scale;
     }
   }
 }

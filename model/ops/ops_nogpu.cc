@@ -16,10 +16,11 @@ namespace {
 
 void rms_norm(Context&, const MatrixView&, const float*, const MatrixView&, double) { absent(); }
 void swiglu(Context&, const MatrixView&, const MatrixView&) { absent(); }
+void geglu(Context&, const MatrixView&, const MatrixView&) { absent(); }
 void add(Context&, const MatrixView&, const MatrixView&) { absent(); }
-void rope_table(Context&, const float*, const int64_t*, int64_t, int64_t, float*) { absent(); }
+void rope_table(Context&, const float*, const int64_t*, int64_t, int64_t, float, float*) { absent(); }
 void apply_rope(Context&, const MatrixView&, int64_t, const float*) { absent(); }
-void embed(Context&, const Tensor&, Range, const int32_t*, const MatrixView&) { absent(); }
+void embed(Context&, const Tensor&, Range, const int32_t*, const MatrixView&, float) { absent(); }
 void attention_prefill(Context&, const PrefillAttention&, const KvView&, const HeadLayout&) { absent(); }
 
 }  // namespace restkv::gpu

@@ -1,5 +1,6 @@
 #include "model/ops/rope.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -18,18 +19,48 @@ float llama3_scaled(const RopeConfig& rope, double frequency) {
   return static_cast<float>((1.0 - smooth) * frequency / rope.factor + smooth * frequency);
 }
 
+// Frequencies that turn more than beta_fast times over the original positions stay, those that turn less than beta_slow
+// times are divided by `factor`, and between the two the share that stays falls linearly with the index.
+float yarn_scaled(const RopeConfig& rope, int64_t d, int64_t i, double frequency) {
+  auto index_of_turns = [&](double turns) {
+    return static_cast<double>(d) *
+           std::log(static_cast<double>(rope.original_max_positions) / (turns * 2.0 * std::numbers::pi)) /
+           (2.0 * std::log(rope.theta));
+  };
+  double low = index_of_turns(rope.beta_fast), high = index_of_turns(rope.beta_slow);
+  if (rope.truncate) {
+    low = std::floor(low);
+    high = std::ceil(high);
+  }
+  low = std::max(low, 0.0);
+  high = std::min(high, static_cast<double>(d - 1));
+  if (low == high) high += 0.001;
+  double divided = std::clamp((static_cast<double>(i) - low) / (high - low), 0.0, 1.0);
+  return static_cast<float>(frequency / rope.factor * divided + frequency * (1.0 - divided));
+}
+
+// The base that a sequence of `length` tokens asks for.
+double dynamic_theta(const RopeConfig& rope, int64_t d, int64_t length) {
+  const auto original = static_cast<double>(rope.original_max_positions), D = static_cast<double>(d);
+  const double reached = std::max(static_cast<double>(length), original);
+  return rope.theta * std::pow(rope.factor * reached / original - (rope.factor - 1.0), D / (D - 2.0));
+}
+
 }  // namespace
 
-std::vector<float> rope_frequencies(const RopeConfig& rope, int64_t d) {
+std::vector<float> rope_frequencies(const RopeConfig& rope, int64_t d, int64_t length) {
   std::vector<float> frequencies(static_cast<size_t>(d / 2));
+  const double theta = rope.type == "dynamic" ? dynamic_theta(rope, d, length) : rope.theta;
   for (int64_t i = 0; i < d / 2; ++i) {
-    double frequency = std::pow(rope.theta, -2.0 * static_cast<double>(i) / static_cast<double>(d));
-    if (rope.type == "default")
+    double frequency = std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(d));
+    if (rope.type == "default" || rope.type == "dynamic")
       frequencies[i] = static_cast<float>(frequency);
     else if (rope.type == "linear")
       frequencies[i] = static_cast<float>(frequency / rope.factor);
     else if (rope.type == "llama3")
       frequencies[i] = llama3_scaled(rope, frequency);
+    else if (rope.type == "yarn")
+      frequencies[i] = yarn_scaled(rope, d, i, frequency);
     else
       fail_runtime("rope type \"{}\" has no frequencies", rope.type);
     if (!rope.frequency_factors.empty()) frequencies[i] /= rope.frequency_factors.at(static_cast<size_t>(i));
@@ -37,13 +68,14 @@ std::vector<float> rope_frequencies(const RopeConfig& rope, int64_t d) {
   return frequencies;
 }
 
-Tensor rope_table(Context& ctx, const std::vector<float>& frequencies, const std::vector<int64_t>& positions) {
+Tensor rope_table(Context& ctx, const std::vector<float>& frequencies, const std::vector<int64_t>& positions,
+                  double factor) {
   int64_t half = static_cast<int64_t>(frequencies.size()), n = static_cast<int64_t>(positions.size());
   Tensor table = ctx.empty(DType::f32, {n, 2, half});
   if (on_gpu(ctx)) {
     Tensor f = ctx.to_device(frequencies.data(), DType::f32, {half});
     Tensor p = ctx.to_device(positions.data(), DType::i64, {n});
-    gpu::rope_table(ctx, f.data<float>(), p.data<int64_t>(), n, half, table.data<float>());
+    gpu::rope_table(ctx, f.data<float>(), p.data<int64_t>(), n, half, static_cast<float>(factor), table.data<float>());
     return table;
   }
   float* data = table.data<float>();
@@ -51,8 +83,8 @@ Tensor rope_table(Context& ctx, const std::vector<float>& frequencies, const std
     float position = static_cast<float>(positions[r]);
     for (int64_t i = 0; i < half; ++i) {
       float angle = position * frequencies[i];
-      data[(2 * r) * half + i] = std::cos(angle);
-      data[(2 * r + 1) * half + i] = std::sin(angle);
+      data[(2 * r) * half + i] = std::cos(angle) * static_cast<float>(factor);
+      data[(2 * r + 1) * half + i] = std::sin(angle) * static_cast<float>(factor);
     }
   });
   return table;

@@ -45,23 +45,23 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-__global__ void table_kernel(const float* frequencies, const int64_t* positions, int half, float* table) {
+__global__ void table_kernel(const float* frequencies, const int64_t* positions, int half, float factor, float* table) {
   int64_t row = blockIdx.x;
   for (int i = threadIdx.x; i < half; i += blockDim.x) {
     float angle = static_cast<float>(positions[row]) * frequencies[i];
     // The accurate versions: angles reach the number of positions.
-    table[2 * row * half + i] = cosf(angle);
-    table[(2 * row + 1) * half + i] = sinf(angle);
+    table[2 * row * half + i] = cosf(angle) * factor;
+    table[(2 * row + 1) * half + i] = sinf(angle) * factor;
   }
 }
 
 }  // namespace
 
-void rope_table(Context& ctx, const float* frequencies, const int64_t* positions, int64_t n, int64_t half,
+void rope_table(Context& ctx, const float* frequencies, const int64_t* positions, int64_t n, int64_t half, float factor,
                 float* table) {
   if (n == 0) return;
   table_kernel<<<static_cast<unsigned>(n), 64, 0, stream_of(ctx)>>>(frequencies, positions, static_cast<int>(half),
-                                                                    table);
+                                                                    factor, table);
   RESTKV_KERNEL_CHECK();
 }
 

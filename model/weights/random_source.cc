@@ -16,7 +16,8 @@ uint64_t hash_name(const std::string& name) {
 
 }  // namespace
 
-RandomSource::RandomSource(const ModelConfig& config, uint64_t seed, double gain) : seed_(seed), gain_(gain) {
+RandomSource::RandomSource(const ModelConfig& config, uint64_t seed, double gain)
+    : seed_(seed), gain_(gain), norm_center_(1.0 - config.traits.norm_offset) {
   int64_t H = config.hidden, I = config.intermediate, q = config.Hq * config.d, kv = config.Hkv * config.d;
   add("model.embed_tokens.weight", {config.vocab, H});
   if (!config.tied_embeddings) add("lm_head.weight", {config.vocab, H});
@@ -28,6 +29,11 @@ RandomSource::RandomSource(const ModelConfig& config, uint64_t seed, double gain
     add(prefix + "self_attn.q_proj.weight", {q, H});
     add(prefix + "self_attn.k_proj.weight", {kv, H});
     add(prefix + "self_attn.v_proj.weight", {kv, H});
+    if (config.traits.attention_bias) {
+      add(prefix + "self_attn.q_proj.bias", {q});
+      add(prefix + "self_attn.k_proj.bias", {kv});
+      add(prefix + "self_attn.v_proj.bias", {kv});
+    }
     add(prefix + "self_attn.o_proj.weight", {H, q});
     add(prefix + "mlp.gate_proj.weight", {I, H});
     add(prefix + "mlp.up_proj.weight", {I, H});
@@ -63,10 +69,13 @@ RandomElements RandomSource::elements(const std::string& name, Range rows, Range
   e.width = width;
   e.rows = rows;
   e.cols = cols;
-  // Uniform with standard deviation gain / sqrt(inputs), a common initialisation. Norm weights stay near one.
-  bool is_vector = tensor.shape.size() == 1;
-  e.center = is_vector ? 1.0f : 0.0f;
-  e.half_width = is_vector ? 0.1f : static_cast<float>(std::sqrt(3.0) * gain_ / std::sqrt(static_cast<double>(width)));
+  // Uniform with standard deviation gain / sqrt(inputs), a common initialisation.
+  // What norms multiply by stays near one; biases are of the size of what they are added to.
+  bool is_vector = tensor.shape.size() == 1, is_bias = name.ends_with(".bias");
+  e.center = is_vector && !is_bias ? static_cast<float>(norm_center_) : 0.0f;
+  e.half_width = is_bias     ? 0.5f
+                 : is_vector ? 0.1f
+                             : static_cast<float>(std::sqrt(3.0) * gain_ / std::sqrt(static_cast<double>(width)));
   return e;
 }
 

@@ -12,7 +12,7 @@ namespace restkv {
 
 class RandomSource : public WeightSource {
  public:
-  /// `gain` scales the matrices: 1 keeps the size of activations; larger values make attention less flat.
+  /// `gain` scales the matrices (biases stay): 1 keeps the size of activations; larger values make attention less flat.
   RandomSource(const ModelConfig& config, uint64_t seed, double gain = 1.0);
 
   bool contains(const std::string& name) const override { return infos_.count(name) != 0; }
@@ -28,6 +28,7 @@ class RandomSource : public WeightSource {
 
   uint64_t seed_;
   double gain_;
+  double norm_center_;
   std::map<std::string, WeightInfo> infos_;
 };
 
