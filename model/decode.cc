@@ -98,7 +98,7 @@ void Transformer::decode_attention(int64_t layer, Sequence& sequence, DecodeBuff
   int64_t Hq = mine.Hq_lc(), Hkv = mine.Hkv_lc();
   MatrixView qkv(w.qkv);
   auto project_heads = [&](int64_t first, int64_t rows, float* y) {
-    const float* bias = w.qkv_bias.defined() ? w.qkv_bias.data<float>() + first : nullptr;
+    const float* bias = !w.qkv_bias.empty() ? w.qkv_bias.data<float>() + first : nullptr;
     project(ctx_, h, qkv.block(first, rows, 0, H), y, bias);
   };
   project_heads(q0, Hq * d, b.q.data());

@@ -245,7 +245,7 @@ void DeviceDecodeBatch::enqueue_layer(int64_t layer) {
   projection.wq = qkv.block(q0, Hq, 0, H);
   projection.wk = qkv.block(q_rows + kv0, Hkv, 0, H);
   projection.wv = qkv.block(q_rows + kv_rows + kv0, Hkv, 0, H);
-  if (w.qkv_bias.defined()) {
+  if (!w.qkv_bias.empty()) {
     const auto* bias = w.qkv_bias.data<float>();
     projection.q_bias = bias + q0;
     projection.k_bias = bias + q_rows + kv0;

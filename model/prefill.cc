@@ -133,7 +133,7 @@ void Transformer::project_qkv(const LayerWeights& w, PrefillState& s) {
              wv = weight.block(q_width + kv_width, kv_width, 0, H);
   auto project = [&](const MatrixView& normed, const MatrixView& w_part, const MatrixView& y, int64_t bias_at) {
     gemm(ctx_, normed, w_part, y);
-    if (!w.qkv_bias.defined()) return;
+    if (w.qkv_bias.empty()) return;
     // One row for all: a leading dimension of zero.
     add(ctx_, y, {w.qkv_bias.data<float>() + bias_at, DType::f32, y.rows, y.cols, 0});
   };

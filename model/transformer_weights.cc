@@ -166,8 +166,8 @@ int64_t TransformerWeights::bytes() const {
   int64_t total = embedding.bytes() + final_norm.bytes();
   if (output_head.raw() != embedding.raw()) total += output_head.bytes();
   for (const LayerWeights& w : layers)
-    total += w.attention_norm.bytes() + w.qkv.bytes() + (w.qkv_bias.defined() ? w.qkv_bias.bytes() : 0) +
-             w.output.bytes() + w.mlp_norm.bytes() + w.gate_up.bytes() + w.down.bytes();
+    total += w.attention_norm.bytes() + w.qkv.bytes() + w.qkv_bias.bytes() + w.output.bytes() + w.mlp_norm.bytes() +
+             w.gate_up.bytes() + w.down.bytes();
   return total;
 }
 

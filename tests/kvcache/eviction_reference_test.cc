@@ -241,6 +241,17 @@ TEST(EvictionReference, RandomCases) {
   EXPECT_GT(wide, 5);  // the adaptive window did adapt
 }
 
+// Gemma's heads.
+TEST(EvictionReference, MultiQueryHeadsOf256) {
+  uint32_t seed = 90;
+  for (Granularity granularity : {Granularity::kv_head, Granularity::query_head}) {
+    CacheConfig config;
+    config.beta = 11.0;
+    config.granularity = granularity;
+    compare(random_case("multi-query", CaseShape{300, 16, 60, 8, 1, 256, 512}, config, seed++), kScoresF32);
+  }
+}
+
 TEST(EvictionReference, AttentionNearOneAndVanishing) {
   double largest = 0.0;
   for (const auto& [name, config] : configs())

@@ -183,7 +183,7 @@ TEST_F(BenchRun, Mistakes) {
   };
   refused(2, " --set bench.layouts=1x1",
           "b.yaml: bench.layouts: 1x1 is 1 ranks, but the run has 2; expected mpirun -np 1");
-  refused(1, " --set model.preset=gemma-7b", "which the engine does not run; presets that run: tiny, ");
+  refused(1, " --set model.preset=gemma-8b", "model.preset: found \"gemma-8b\", expected one of tiny, ");
   refused(1, " --set model.preset=", "b.yaml: model.preset is missing");
   refused(1, " --set model.path=m.gguf", "b.yaml: model.path is given, but model.weights is random");
   refused(1, " --set bench.file=/dev/full", "bench.file /dev/full: cannot write a result");

@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "model/families/family.h"
 #include "model/ops/rope.h"
 #include "model/weights/gguf_file.h"
 #include "tests/model/weight_files.h"
@@ -108,12 +109,82 @@ TEST_F(ConfigTest, BothSpellingsOfTheRotarySettings) {
   EXPECT_EQ(read({{"rope_parameters", {{"rope_theta", 7e4}}}}).rope.theta, 7e4);
 }
 
+TEST_F(ConfigTest, YarnAndDynamicScaling) {
+  json yarn = {{"type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 256}};
+  ModelConfig c = read({{"rope_scaling", yarn}});
+  EXPECT_EQ(c.rope.type, "yarn");
+  EXPECT_EQ(c.rope.original_max_positions, 256);
+  EXPECT_EQ(c.rope.beta_fast, 32.0);
+  EXPECT_EQ(c.rope.beta_slow, 1.0);
+  EXPECT_TRUE(c.rope.truncate);
+  EXPECT_DOUBLE_EQ(c.rope.attention_factor, 0.1 * std::log(4.0) + 1.0);
+  EXPECT_EQ(c.max_positions, 1024) << "four times the original ones, which is more than the 512 stated";
+  yarn.update({{"beta_fast", 16}, {"beta_slow", 2}, {"truncate", false}, {"attention_factor", 1.25}});
+  yarn.erase("original_max_position_embeddings");
+  c = read({{"rope_parameters", yarn}});
+  EXPECT_EQ(c.rope.original_max_positions, 512);
+  EXPECT_EQ(c.rope.beta_fast, 16.0);
+  EXPECT_EQ(c.rope.beta_slow, 2.0);
+  EXPECT_FALSE(c.rope.truncate);
+  EXPECT_EQ(c.rope.attention_factor, 1.25);
+  EXPECT_EQ(c.max_positions, 2048);
+  c = read({{"rope_scaling", {{"type", "dynamic"}, {"factor", 2.0}}}});
+  EXPECT_EQ(c.rope.type, "dynamic");
+  EXPECT_EQ(c.rope.original_max_positions, 512);
+  EXPECT_EQ(c.rope.attention_factor, 1.0);
+  EXPECT_EQ(c.max_positions, 1024);
+  EXPECT_EQ(read({{"rope_scaling", {{"type", "linear"}, {"factor", 2.5}}}}).max_positions, 1280);
+  yarn["beta_slow"] = 17;
+  refuse({{"rope_scaling", yarn}}, {"beta_fast", "found 16"});
+  refuse({{"rope_scaling", {{"type", "yarn"}, {"factor", 0}}}}, {"factor", "found 0"});
+}
+
+TEST_F(ConfigTest, Mistral) {
+  base_["architectures"] = {"MistralForCausalLM"};
+  ModelConfig c = read({{"sliding_window", nullptr}});
+  EXPECT_EQ(c.family, "mistral");
+  EXPECT_EQ(c.traits.sliding_window, 0);
+  EXPECT_EQ(read({{"sliding_window", 128}}).traits.sliding_window, 128);
+  EXPECT_EQ(read({}).traits.sliding_window, 4096) << "the reference's default";
+  refuse({{"sliding_window", 0}}, {"sliding_window", "found 0", "null"});
+  refuse({{"hidden_act", "gelu"}}, {"hidden_act", "silu"});
+}
+
+TEST_F(ConfigTest, Gemma) {
+  base_["architectures"] = {"GemmaForCausalLM"};
+  ModelConfig c = read({{"hidden_activation", nullptr}, {"hidden_act", "gelu"}});
+  EXPECT_EQ(c.family, "gemma");
+  EXPECT_EQ(c.d, 256);
+  EXPECT_TRUE(c.tied_embeddings);
+  EXPECT_EQ(c.traits.activation, Activation::gelu_tanh);
+  EXPECT_EQ(c.traits.norm_offset, 1.0);
+  EXPECT_TRUE(c.traits.scaled_embeddings);
+  EXPECT_FALSE(c.traits.attention_bias);
+  EXPECT_EQ(read({{"head_dim", 64}}).d, 64);
+  refuse({{"hidden_activation", "gelu"}}, {"hidden_activation", "gelu_pytorch_tanh"});
+  refuse({{"hidden_act", "silu"}}, {"hidden_act", "gelu_pytorch_tanh"});
+  refuse({{"attention_bias", true}}, {"attention_bias"});
+}
+
+TEST_F(ConfigTest, Qwen2) {
+  base_["architectures"] = {"Qwen2ForCausalLM"};
+  ModelConfig c = read({{"sliding_window", 128}, {"use_sliding_window", false}, {"tie_word_embeddings", true}});
+  EXPECT_EQ(c.family, "qwen2");
+  EXPECT_TRUE(c.traits.attention_bias);
+  EXPECT_TRUE(c.tied_embeddings);
+  EXPECT_EQ(c.traits.sliding_window, 0);
+  EXPECT_EQ(c.parameters() - (c.traits.attention_bias = false, c.parameters()), 3 * 8 * (8 + 2 * 8));
+  refuse({{"use_sliding_window", true}}, {"use_sliding_window", "false"});
+}
+
 TEST_F(ConfigTest, WhatIsNotSupportedIsNamedWithWhatIs) {
-  refuse({{"architectures", {"MambaForCausalLM"}}}, {"architectures", "MambaForCausalLM", "LlamaForCausalLM"});
+  refuse({{"architectures", {"MambaForCausalLM"}}},
+         {"architectures", "MambaForCausalLM",
+          "LlamaForCausalLM, MistralForCausalLM, GemmaForCausalLM, Qwen2ForCausalLM"});
   refuse({{"architectures", nullptr}}, {"architectures is missing"});
   refuse({{"architectures", "LlamaForCausalLM"}}, {"architectures", "a list of strings"});
-  refuse({{"rope_scaling", {{"rope_type", "yarn"}, {"factor", 4}}}},
-         {"rope_scaling.rope_type", "\"yarn\"", "default, linear, llama3"});
+  refuse({{"rope_scaling", {{"rope_type", "longrope"}, {"factor", 4}}}},
+         {"rope_scaling.rope_type", "\"longrope\"", "default, linear, dynamic, yarn, llama3"});
   refuse({{"rope_scaling", {{"factor", 4}}}}, {"rope_scaling.type is missing"});
   refuse({{"rope_scaling", {{"type", "linear"}}}}, {"rope_scaling.factor is missing"});
   refuse({{"rope_scaling", "linear"}}, {"rope_scaling", "an object"});
@@ -163,12 +234,12 @@ TEST_F(ConfigTest, BrokenJson) {
 
 class GgufConfigTest : public ::testing::Test {
  protected:
-  static GgufBytes base() {
+  static GgufBytes base(const std::string& family = "llama") {
     GgufBytes g;
-    g.key("general.architecture", std::string("llama")).key("llama.block_count", uint32_t{2});
-    g.key("llama.context_length", uint32_t{512}).key("llama.embedding_length", uint32_t{64});
-    g.key("llama.feed_forward_length", uint32_t{96}).key("llama.attention.head_count", uint32_t{8});
-    g.key("llama.attention.layer_norm_rms_epsilon", 1e-5f);
+    g.key("general.architecture", family).key(family + ".block_count", uint32_t{2});
+    g.key(family + ".context_length", uint32_t{512}).key(family + ".embedding_length", uint32_t{64});
+    g.key(family + ".feed_forward_length", uint32_t{96}).key(family + ".attention.head_count", uint32_t{8});
+    g.key(family + ".attention.layer_norm_rms_epsilon", 1e-5f);
     g.tensor("token_embd.weight", {64, 10}, 0, 0);
     return g;
   }
@@ -204,6 +275,33 @@ TEST_F(GgufConfigTest, DefaultsAndScaling) {
   EXPECT_EQ(c.rope.type, "default");
 }
 
+TEST_F(GgufConfigTest, OtherFamilies) {
+  ModelConfig gemma = read(
+      base("gemma").key("gemma.attention.key_length", uint32_t{32}).key("gemma.attention.value_length", uint32_t{32}));
+  EXPECT_EQ(gemma.family, "gemma");
+  EXPECT_EQ(gemma.d, 32);
+  EXPECT_EQ(gemma.traits.norm_offset, 0.0) << "these files hold 1 + w";
+  EXPECT_EQ(gemma.traits.activation, Activation::gelu_tanh);
+  EXPECT_TRUE(gemma.traits.scaled_embeddings);
+
+  ModelConfig qwen2 = read(base("qwen2")
+                               .key("qwen2.rope.scaling.type", std::string("yarn"))
+                               .key("qwen2.rope.scaling.factor", 4.0f)
+                               .key("qwen2.rope.scaling.original_context_length", uint32_t{256}));
+  EXPECT_TRUE(qwen2.traits.attention_bias);
+  EXPECT_EQ(qwen2.rope.type, "yarn");
+  EXPECT_EQ(qwen2.rope.original_max_positions, 256);
+  EXPECT_DOUBLE_EQ(qwen2.rope.attention_factor, 0.1 * std::log(4.0) + 1.0);
+  EXPECT_EQ(qwen2.max_positions, 1024);
+  int biases = 0;
+  for (const TensorSpec& spec : family_of(qwen2).tensors(qwen2)) {
+    EXPECT_EQ(spec.interleaved_heads, 0) << spec.name;
+    if (spec.name == "model.layers.1.self_attn.k_proj.bias") EXPECT_EQ(spec.gguf_name, "blk.1.attn_k.bias");
+    biases += spec.name.ends_with(".bias");
+  }
+  EXPECT_EQ(biases, 6);
+}
+
 TEST_F(GgufConfigTest, FrequencyFactorsStandForTheScalingOfLlama3) {
   RopeConfig named;
   named.type = "llama3";
@@ -221,9 +319,11 @@ TEST_F(GgufConfigTest, FrequencyFactorsStandForTheScalingOfLlama3) {
 
 TEST_F(GgufConfigTest, Refusals) {
   GgufBytes other;
-  refuse(other.key("general.architecture", std::string("mamba")), {"general.architecture", "\"mamba\"", "llama"});
+  refuse(other.key("general.architecture", std::string("mamba")),
+         {"general.architecture", "\"mamba\"", "llama, gemma, qwen2"});
   refuse(GgufBytes(), {"general.architecture is missing"});
-  refuse(base().key("llama.rope.scaling.type", std::string("yarn")), {"rope.scaling.type", "\"yarn\"", "none, linear"});
+  refuse(base().key("llama.rope.scaling.type", std::string("longrope")),
+         {"rope.scaling.type", "\"longrope\"", "none, linear, yarn"});
   refuse(base().key("llama.rope.dimension_count", uint32_t{4}), {"rope.dimension_count", "found 4"});
   refuse(base().key("llama.attention.value_length", uint32_t{4}), {"attention.value_length", "found 4"});
   refuse(base().key("llama.expert_count", uint32_t{8}), {"llama.expert_count", "found 8"});

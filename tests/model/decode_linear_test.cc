@@ -71,9 +71,10 @@ TEST_F(DecodeCpu, QkvIsNormProductBiasAndRotation) {
   args.q_bias = bias.data<float>();
   args.d = kHead, args.frequencies = frequencies.data(), args.positions = positions.data();
   args.q = MatrixView(q), args.k = MatrixView(k), args.v = MatrixView(v);
+  args.rotation_factor = 1.25f;
   decode_qkv(ctx, stream, kEps, args);
 
-  Tensor table = rope_table(ctx, frequencies, {0, 5, 70000});
+  Tensor table = rope_table(ctx, frequencies, {0, 5, 70000}, 1.25);
   auto reference = [&](const MatrixView& weight, const float* add, bool rotated) {
     Tensor y = ctx.empty(DType::f32, {kBatch, weight.rows});
     gemv(ctx, MatrixView(normed), weight, MatrixView(y));
@@ -144,6 +145,8 @@ TEST_F(DecodeCpu, EmbeddingOfAVocabularyShard) {
     EXPECT_EQ(stream.x.data<float>()[2 * kHidden + i], 0.0f);
     EXPECT_EQ(stream.weighted.data<float>()[i], table.data<float>()[i] * norm.data<float>()[i]);
   }
+  decode_embed(ctx, Tensor::view(tokens.data(), DType::i32, {kBatch}), table, {10, 14}, norm, stream, 2.5f);
+  for (int64_t i = 0; i < kHidden; ++i) EXPECT_EQ(stream.x.data<float>()[i], 2.5f * table.data<float>()[i]);
 }
 
 TEST_F(DecodeCpu, ChecksShapes) {

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <numbers>
 #include <random>
 
 #include "model/ops/attention_decode.h"
@@ -84,6 +85,22 @@ TEST_F(Ops, SwigluSaturates) {
   EXPECT_EQ(y[3], 90.0f);
 }
 
+TEST_F(Ops, Geglu) {
+  int64_t n = 35, I = 23;
+  auto x = random_values(n * 2 * I, 3, 4.0f);
+  x[0] = -200.0f;
+  x[1] = 200.0f;
+  std::vector<float> y(n * I, NAN);
+  gated_activation(ctx, Activation::gelu_tanh, MatrixView(x.data(), n, 2 * I), MatrixView(y.data(), n, I));
+  std::vector<double> want;
+  for (int64_t r = 0; r < n; ++r)
+    for (int64_t c = 0; c < I; ++c) {
+      double g = x[r * 2 * I + c], u = std::sqrt(2.0 / std::numbers::pi) * (g + 0.044715 * g * g * g);
+      want.push_back(0.5 * g * (1.0 + std::tanh(u)) * x[r * 2 * I + I + c]);
+    }
+  expect_close(y, want, testing::kOpF32);
+}
+
 TEST_F(Ops, RopeTurnsPairs) {
   int64_t n = 5, heads = 3, d = 8;
   auto x = random_values(n * heads * d, 4);
@@ -122,14 +139,51 @@ TEST_F(Ops, Llama3ScalingKeepsShortWavesAndDividesLongOnes) {
   }
 }
 
+TEST_F(Ops, YarnBlendsByTurns) {
+  RopeConfig config, plain;
+  plain.theta = config.theta = 1e6;
+  config.type = "yarn";
+  config.factor = 4.0;
+  config.original_max_positions = 32768;
+  const int64_t d = 128;
+  auto scaled = rope_frequencies(config, d), base = rope_frequencies(plain, d);
+  int between = 0;
+  for (int64_t i = 0; i < d / 2; ++i) {
+    const double turns = 32768.0 * base[i] / (2.0 * std::numbers::pi), share = scaled[i] / base[i];
+    // The blend begins and ends at whole indices: one index on either side of the numbers of turns.
+    const double step = std::pow(1e6, 2.0 / d);
+    if (turns > 32.0 * step) EXPECT_FLOAT_EQ(scaled[i], base[i]) << i;
+    if (turns < 1.0 / step) EXPECT_FLOAT_EQ(scaled[i], base[i] / 4.0f) << i;
+    if (i > 0) EXPECT_LE(share, scaled[i - 1] / base[i - 1] + 1e-6) << i;
+    between += share < 0.999 && share > 0.251;
+  }
+  EXPECT_GT(between, 10);
+  Tensor table = rope_table(ctx, scaled, {77}, 1.125), one = rope_table(ctx, scaled, {77});
+  for (int64_t i = 0; i < d; ++i) EXPECT_EQ(table.data<float>()[i], 1.125f * one.data<float>()[i]);
+}
+
+TEST_F(Ops, DynamicScalingGrowsWithTheSequence) {
+  RopeConfig config, plain;
+  config.type = "dynamic";
+  config.factor = 2.0;
+  config.original_max_positions = 512;
+  EXPECT_EQ(rope_frequencies(config, 64), rope_frequencies(plain, 64));
+  EXPECT_EQ(rope_frequencies(config, 64, 512), rope_frequencies(plain, 64));
+  plain.theta = 10000.0 * std::pow(2.0 * 1300.0 / 512.0 - 1.0, 64.0 / 62.0);
+  auto want = rope_frequencies(plain, 64), got = rope_frequencies(config, 64, 1300);
+  for (size_t i = 0; i < want.size(); ++i) EXPECT_FLOAT_EQ(got[i], want[i]);
+}
+
 TEST_F(Ops, EmbedLeavesOtherShardsZero) {
   std::vector<float> table = random_values(4 * 3, 5);
   Tensor t = Tensor::view(table.data(), DType::f32, {4, 3});
   std::vector<int32_t> tokens = {9, 10, 13, 14};
-  std::vector<float> y(12, NAN);
+  std::vector<float> y(12, NAN), scaled(12, NAN);
+  embed(ctx, t, {10, 14}, tokens, MatrixView(scaled.data(), 4, 3), 1.5f);
   embed(ctx, t, {10, 14}, tokens, MatrixView(y.data(), 4, 3));
   for (int c = 0; c < 3; ++c) {
     EXPECT_EQ(y[c], 0.0f);
+    EXPECT_EQ(scaled[3 + c], table[c] * 1.5f);
     EXPECT_EQ(y[3 + c], table[c]);
     EXPECT_EQ(y[6 + c], table[9 + c]);
     EXPECT_EQ(y[9 + c], 0.0f);
@@ -156,14 +210,16 @@ struct Problem {
   KvView view;
 };
 
-// One query row over its first `visible` keys.
-std::vector<double> reference_row(const Problem& p, int64_t row, int64_t head, int64_t visible, double* lse) {
+// One query row over the keys [first, visible).
+std::vector<double> reference_row(const Problem& p, int64_t row, int64_t head, int64_t visible, double* lse,
+                                  int64_t first = 0) {
   int64_t d = p.heads.d, Hq = p.heads.Hq, Hkv = p.heads.Hkv, g = p.heads.kv_of(head);
   std::vector<double> s(visible), out(d, 0.0);
   double high = -INFINITY, sum = 0.0;
   for (int64_t i = 0; i < visible; ++i) {
     for (int64_t c = 0; c < d; ++c) s[i] += double(p.q[(row * Hq + head) * d + c]) * p.k[(i * Hkv + g) * d + c];
     s[i] /= std::sqrt(double(d));
+    if (i < first) s[i] = -INFINITY;
     high = std::max(high, s[i]);
   }
   for (double& x : s) sum += x = std::exp(x - high);
@@ -184,6 +240,25 @@ TEST_F(Ops, PrefillAttentionIsCausalSoftmax) {
         double lse;
         auto want = reference_row(p, row, h, row + 1, &lse);
         for (int64_t i = 0; i < c.d; ++i) ASSERT_NEAR(out[(row * c.Hq + h) * c.d + i], want[i], 1e-5);
+      }
+    for (float x : out) ASSERT_TRUE(std::isfinite(x));
+  }
+}
+
+TEST_F(Ops, PrefillAttentionWithinASlidingWindow) {
+  // Windows within a tile of keys, across tiles, of exactly one, of one position, and longer than the prompt.
+  for (int64_t window : {1, 100, 512, 700, 5000}) {
+    Case c{1500, 3, 1, 20};
+    Problem p(c, 11, 2.0f);
+    std::vector<float> out(p.q.size(), NAN);
+    MatrixView q(p.q.data(), c.L, c.Hq * c.d), o(out.data(), c.L, c.Hq * c.d);
+    attention_prefill(ctx, {q, o, 0, 1.0 / std::sqrt(double(c.d)), window}, p.view, p.heads);
+    for (int64_t row : {0, 99, 100, 511, 512, 640, 1150, 1499})
+      for (int64_t h = 0; h < c.Hq; ++h) {
+        double lse;
+        auto want = reference_row(p, row, h, row + 1, &lse, std::max<int64_t>(0, row + 1 - window));
+        for (int64_t i = 0; i < c.d; ++i)
+          ASSERT_NEAR(out[(row * c.Hq + h) * c.d + i], want[i], 1e-5) << window << " " << row;
       }
     for (float x : out) ASSERT_TRUE(std::isfinite(x));
   }
@@ -239,6 +314,40 @@ TEST_F(Ops, DecodeAttentionOverRaggedHeadsAndMerge) {
   EXPECT_EQ(part_lse[c.Hq], -INFINITY);
   merge_partial_attention(ctx, part_out.data(), part_lse.data(), 3, c.Hq, c.d, merged.data());
   for (size_t i = 0; i < out.size(); ++i) ASSERT_NEAR(merged[i], out[i], 1e-6);
+}
+
+TEST_F(Ops, DecodeAttentionMasksByPosition) {
+  Case c{1200, 4, 2, 24};
+  Problem p(c, 21, 2.0f);
+  // As a cache lays rows out: head by head, head 1 with every second position of the first 800 rows.
+  std::vector<float> k, v;
+  std::vector<int32_t> positions;
+  std::vector<int64_t> offsets, lengths = {1200, 400}, head = {0, 0, 1, 1};
+  for (int g = 0; g < 2; ++g) {
+    offsets.push_back(static_cast<int64_t>(k.size()));
+    for (int64_t i = 0; i < lengths[g]; ++i) {
+      const int64_t at = g == 0 ? i : 2 * i;
+      positions.push_back(static_cast<int32_t>(at));
+      k.insert(k.end(), &p.k[(at * 2 + g) * c.d], &p.k[(at * 2 + g) * c.d] + c.d);
+      v.insert(v.end(), &p.v[(at * 2 + g) * c.d], &p.v[(at * 2 + g) * c.d] + c.d);
+    }
+  }
+  KvView view{k.data(), v.data(), DType::f32, 2, c.d, c.d, offsets.data(), lengths.data(), positions.data()};
+  for (int64_t first : {0, 1, 513, 700, 799}) {
+    std::vector<float> out(c.Hq * c.d, NAN), lse(c.Hq, NAN);
+    DecodeAttention args{p.q.data(), head.data(), c.Hq, 1.0 / std::sqrt(24.0), out.data(), lse.data(), first};
+    attention_decode(ctx, args, view);
+    for (int64_t h = 0; h < 2; ++h) {
+      double want_lse;
+      auto want = reference_row(p, 0, h, 1200, &want_lse, first);
+      EXPECT_NEAR(lse[h], want_lse, 1e-5);
+      for (int64_t i = 0; i < c.d; ++i) ASSERT_NEAR(out[h * c.d + i], want[i], 1e-5);
+    }
+    // Head 1 holds the even positions up to 798: after the last of them it has nothing.
+    EXPECT_EQ(lse[3] == -INFINITY, first == 799);
+    if (first == 799)
+      for (int64_t i = 0; i < 2 * c.d; ++i) EXPECT_EQ(out[2 * c.d + i], 0.0f);
+  }
 }
 
 }  // namespace

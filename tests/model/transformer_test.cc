@@ -4,8 +4,11 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "dist/base/error.h"
 #include "dist/base/mix.h"
+#include "model/families/family.h"
 #include "model/weights/random_source.h"
 #include "tests/model/run_model.h"
 #include "tests/tolerances.h"
@@ -25,6 +28,32 @@ ModelConfig tiny_config(int64_t Hq, int64_t Hkv) {
   config.vocab = 131;
   config.max_positions = 4096;
   config.tied_embeddings = true;
+  return config;
+}
+
+ModelConfig qwen_config() {
+  ModelConfig config = tiny_config(14, 2);
+  config.family = "qwen2";
+  config.traits = kQwen2Traits;
+  config.rope.type = "yarn";
+  config.rope.factor = 4.0;
+  config.rope.original_max_positions = 256;
+  config.rope.attention_factor = 0.1 * std::log(4.0) + 1.0;
+  return config;
+}
+
+ModelConfig gemma_config() {
+  ModelConfig config = tiny_config(4, 1);
+  config.family = "gemma";
+  config.d = 32;
+  config.traits = kGemmaTraits;
+  return config;
+}
+
+ModelConfig window_config() {
+  ModelConfig config = tiny_config(12, 4);
+  config.family = "mistral";
+  config.traits.sliding_window = 100;
   return config;
 }
 
@@ -68,12 +97,12 @@ Outcome run(const ProcessGrid& grid, const ModelConfig& config, const CacheConfi
   return outcome;
 }
 
-class Layouts : public ::testing::TestWithParam<Granularity> {};
+class Layouts : public ::testing::TestWithParam<std::tuple<const char*, Granularity>> {};
 
 TEST_P(Layouts, SameTextSameHashSameKeptSets) {
-  auto [Hq, Hkv] = std::pair<int64_t, int64_t>{12, 4};
-  ModelConfig config = tiny_config(Hq, Hkv);
-  CacheConfig cache = restkv_cache(100, GetParam());
+  const std::string family = std::get<0>(GetParam());
+  ModelConfig config = family == "gemma" ? gemma_config() : family == "qwen2" ? qwen_config() : tiny_config(12, 4);
+  CacheConfig cache = restkv_cache(100, std::get<1>(GetParam()));
   auto prompt = random_prompt(1000, config.vocab);
   ProcessGrid alone(make_self_communicator(), 1, 1);
   Outcome want = run(alone, config, cache, DecodeMode::tensor, prompt, 12);
@@ -95,9 +124,12 @@ TEST_P(Layouts, SameTextSameHashSameKeptSets) {
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(Granularities, Layouts, ::testing::Values(Granularity::kv_head, Granularity::query_head),
+INSTANTIATE_TEST_SUITE_P(Granularities, Layouts,
+                         ::testing::Combine(::testing::Values("llama", "gemma", "qwen2"),
+                                            ::testing::Values(Granularity::kv_head, Granularity::query_head)),
                          [](const auto& info) {
-                           return info.param == Granularity::kv_head ? std::string("kv_head") : "query_head";
+                           return std::string(std::get<0>(info.param)) +
+                                  (std::get<1>(info.param) == Granularity::kv_head ? "_kv_head" : "_query_head");
                          });
 
 TEST(Transformer, ReportCountsWhatIsKept) {
@@ -149,8 +181,14 @@ TEST(Transformer, SetCacheIsAsGoodAsAnother) {
   EXPECT_THROW(model.set_cache(full), InputError);
 }
 
-TEST(Transformer, DecodeEqualsPrefill) {
-  ModelConfig config = tiny_config(12, 4);
+class DecodeAndPrefill : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(DecodeAndPrefill, Agree) {
+  const std::string family = GetParam();
+  ModelConfig config = family == "gemma"     ? gemma_config()
+                       : family == "qwen2"   ? qwen_config()
+                       : family == "mistral" ? window_config()
+                                             : tiny_config(12, 4);
   CacheConfig cache;
   cache.policy = "full";
   auto tokens = random_prompt(330, config.vocab);
@@ -175,6 +213,33 @@ TEST(Transformer, DecodeEqualsPrefill) {
       EXPECT_LT(worst / scale, testing::kLogitsF32);
       EXPECT_EQ(stepped.length, 330);
     }
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, DecodeAndPrefill, ::testing::Values("llama", "gemma", "qwen2", "mistral"),
+                         [](const auto& info) { return std::string(info.param); });
+
+// Within the window a model with one is a model without; beyond it eviction is refused.
+TEST(Transformer, EvictionAndSlidingWindows) {
+  ProcessGrid alone(make_self_communicator(), 1, 1);
+  ModelConfig config = window_config(), without = window_config();
+  config.traits.sliding_window = 320;
+  without.traits.sliding_window = 0;
+  CacheConfig cache = restkv_cache(100, Granularity::kv_head);
+  auto prompt = random_prompt(300, config.vocab);
+  Outcome got = run(alone, config, cache, DecodeMode::tensor, prompt, 20);
+  Outcome want = run(alone, without, cache, DecodeMode::tensor, prompt, 20);
+  EXPECT_TRUE(got.report.evicted);
+  EXPECT_EQ(got.text, want.text);
+  EXPECT_EQ(got.kept, want.kept);
+  try {
+    run(alone, config, cache, DecodeMode::tensor, prompt, 21);
+    FAIL();
+  } catch (const InputError& e) {
+    EXPECT_NE(std::string(e.what()).find("attends 320 positions, prompt and new tokens are 321"), std::string::npos);
+  }
+  cache.policy = "full";
+  EXPECT_NE(run(alone, window_config(), cache, DecodeMode::tensor, prompt, 20).text,
+            run(alone, without, cache, DecodeMode::tensor, prompt, 20).text);
 }
 
 TEST(Transformer, RefusesBadPrompts) {
