@@ -36,6 +36,8 @@ void print_architecture(const Checkpoint& checkpoint) {
   print_number("RMSNorm epsilon", m.rms_eps);
   print_row("embeddings", m.tied_embeddings ? "tied to the output head" : "separate from the output head");
   print_row("RoPE", fmt::format("{}, theta {}, factor {}", m.rope.type, m.rope.theta, m.rope.factor));
+  if (m.traits.attention_bias) print_row("biases", "on queries, keys and values");
+  if (m.traits.sliding_window > 0) print_number("sliding window", m.traits.sliding_window);
   print_row("cache", fmt::format("{} per token in f32", format_bytes(2 * m.layers * m.Hkv * m.d * 4)));
   print_row("parallel.tensor", fmt::format("{}", fmt::join(allowed_tensor_sizes(m), ", ")));
 }

@@ -145,7 +145,7 @@ TEST_F(ConfigTest, Mistral) {
   EXPECT_EQ(c.family, "mistral");
   EXPECT_EQ(c.traits.sliding_window, 0);
   EXPECT_EQ(read({{"sliding_window", 128}}).traits.sliding_window, 128);
-  EXPECT_EQ(read({}).traits.sliding_window, 4096) << "the reference's default";
+  EXPECT_EQ(read(json::object()).traits.sliding_window, 4096) << "the reference's default";
   refuse({{"sliding_window", 0}}, {"sliding_window", "found 0", "null"});
   refuse({{"hidden_act", "gelu"}}, {"hidden_act", "silu"});
 }
@@ -173,7 +173,9 @@ TEST_F(ConfigTest, Qwen2) {
   EXPECT_TRUE(c.traits.attention_bias);
   EXPECT_TRUE(c.tied_embeddings);
   EXPECT_EQ(c.traits.sliding_window, 0);
-  EXPECT_EQ(c.parameters() - (c.traits.attention_bias = false, c.parameters()), 3 * 8 * (8 + 2 * 8));
+  const int64_t with_biases = c.parameters();
+  c.traits.attention_bias = false;
+  EXPECT_EQ(with_biases - c.parameters(), 3 * 8 * (8 + 2 * 8));
   refuse({{"use_sliding_window", true}}, {"use_sliding_window", "false"});
 }
 
@@ -296,7 +298,9 @@ TEST_F(GgufConfigTest, OtherFamilies) {
   int biases = 0;
   for (const TensorSpec& spec : family_of(qwen2).tensors(qwen2)) {
     EXPECT_EQ(spec.interleaved_heads, 0) << spec.name;
-    if (spec.name == "model.layers.1.self_attn.k_proj.bias") EXPECT_EQ(spec.gguf_name, "blk.1.attn_k.bias");
+    if (spec.name == "model.layers.1.self_attn.k_proj.bias") {
+      EXPECT_EQ(spec.gguf_name, "blk.1.attn_k.bias");
+    }
     biases += spec.name.ends_with(".bias");
   }
   EXPECT_EQ(biases, 6);

@@ -154,9 +154,10 @@ void DecodeGpu::start(const Shape8& s, int64_t batch) {
   on_cpu = make_decode_stream(cpu, batch, s.H);
   on_gpu = poisoned_stream(batch, s.H);
   decode_embed(cpu, Tensor::view(tokens.data(), DType::i32, {batch}),
-               Tensor::view(table.half.data(), DType::bf16, {batch + 2, s.H}), {100, 102 + batch}, norm_cpu, on_cpu);
+               Tensor::view(table.half.data(), DType::bf16, {batch + 2, s.H}), {100, 102 + batch}, norm_cpu, on_cpu,
+               1.5f);
   decode_embed(*gpu, gpu->to_device(tokens.data(), DType::i32, {batch}), table.device, {100, 102 + batch}, norm_gpu,
-               on_gpu);
+               on_gpu, 1.5f);
   expect_stream(on_gpu, on_cpu);
 }
 
@@ -166,6 +167,7 @@ void DecodeGpu::compare_qkv(const Shape8& s, int64_t batch, bool bias) {
   Both q = result(batch, nq), k = result(batch, nkv), v = result(batch, nkv);
   RopeConfig rope;
   rope.theta = 500000.0;
+  const float factor = s.d == 128 ? 1.125f : 1.0f;
   std::vector<float> frequencies = rope_frequencies(rope, s.d), biases = uniform(nq + 2 * nkv, 4, -1.0f, 1.0f);
   std::vector<int32_t> positions;
   for (int64_t b = 0; b < batch; ++b) positions.push_back(static_cast<int32_t>(b == 0 ? 1000000 : b * 4001));
@@ -178,6 +180,7 @@ void DecodeGpu::compare_qkv(const Shape8& s, int64_t batch, bool bias) {
     const float* b = device ? biases_gpu.data<float>() : biases.data();
     if (bias) a.q_bias = b, a.k_bias = b + nq, a.v_bias = b + nq + nkv;
     a.d = s.d;
+    a.rotation_factor = factor;
     a.frequencies = device ? frequencies_gpu.data<float>() : frequencies.data();
     a.positions = device ? positions_gpu.data<int32_t>() : positions.data();
     a.q = device ? q.gpu() : q.cpu(), a.k = device ? k.gpu() : k.cpu(), a.v = device ? v.gpu() : v.cpu();

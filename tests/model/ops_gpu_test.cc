@@ -97,6 +97,9 @@ TEST_F(OpsGpu, RmsNormSwigluAdd) {
       swiglu(cpu, gate_up.on_cpu(), z.on_cpu());
       swiglu(*gpu, gate_up.on_gpu(), z.on_gpu());
       expect_close(z, testing::kOpBf16);
+      geglu(cpu, gate_up.on_cpu(), z.on_cpu());
+      geglu(*gpu, gate_up.on_gpu(), z.on_gpu());
+      expect_close(z, testing::kOpBf16);
 
       add(cpu, x.on_cpu(), z.on_cpu());
       add(*gpu, x.on_gpu(), z.on_gpu());
@@ -120,8 +123,8 @@ TEST_F(OpsGpu, RopeAtLargePositions) {
     config.theta = 500000.0;
     auto frequencies = rope_frequencies(config, d);
     Both x = random(n, heads * d, 8);
-    apply_rope(cpu, x.on_cpu(), d, rope_table(cpu, frequencies, positions));
-    apply_rope(*gpu, x.on_gpu(), d, rope_table(*gpu, frequencies, positions));
+    apply_rope(cpu, x.on_cpu(), d, rope_table(cpu, frequencies, positions, 1.25));
+    apply_rope(*gpu, x.on_gpu(), d, rope_table(*gpu, frequencies, positions, 1.25));
     expect_close(x, testing::kOpBf16);
   }
 }
@@ -129,8 +132,8 @@ TEST_F(OpsGpu, RopeAtLargePositions) {
 TEST_F(OpsGpu, Embedding) {
   Both table = random(40, 64, 9), y = output(6, 64);
   std::vector<int32_t> tokens = {100, 139, 99, 140, 120, 100};
-  embed(cpu, Tensor::view(table.cpu.data(), DType::f32, {40, 64}), {100, 140}, tokens, y.on_cpu());
-  embed(*gpu, table.gpu, {100, 140}, tokens, y.on_gpu());
+  embed(cpu, Tensor::view(table.cpu.data(), DType::f32, {40, 64}), {100, 140}, tokens, y.on_cpu(), 1.5f);
+  embed(*gpu, table.gpu, {100, 140}, tokens, y.on_gpu(), 1.5f);
   expect_close(y, 1e-7);  // copies
 }
 

@@ -9,6 +9,7 @@
 #include "dist/base/mix.h"
 #include "model/checkpoint.h"
 #include "model/decode_batch.h"
+#include "model/families/family.h"
 #include "model/weights/random_source.h"
 #include "tests/model/run_model.h"
 #include "tests/read_safetensors.h"
@@ -105,6 +106,8 @@ class TransformerGpu : public ::testing::Test {
     return model.prefill(prompt, options);
   }
 
+  void compare_logits(const ModelConfig& config);
+
   std::unique_ptr<Context> gpu;
   Context cpu{Context::Options{Device::cpu}};
   ProcessGrid grid{make_self_communicator(), 1, 1};
@@ -118,8 +121,7 @@ INSTANTIATE_TEST_SUITE_P(Heads, TransformerGpuShapes,
                          ::testing::Values(Shape{4, 4, 64}, Shape{6, 2, 64}, Shape{8, 2, 128}, Shape{8, 1, 64},
                                            Shape{2, 1, 256}));
 
-TEST_P(TransformerGpuShapes, PrefillAndDecodeLogits) {
-  ModelConfig config = small_config(GetParam().Hq, GetParam().Hkv, GetParam().d);
+void TransformerGpu::compare_logits(const ModelConfig& config) {
   auto on_cpu = make(cpu, config, full_cache()), on_gpu = make(*gpu, config, full_cache());
   RowDifferences rows;
   for (int64_t n : {1, 17, 300, 2000}) {
@@ -135,6 +137,40 @@ TEST_P(TransformerGpuShapes, PrefillAndDecodeLogits) {
     }
   }
   rows.expect_close("random weights");
+}
+
+TEST_P(TransformerGpuShapes, PrefillAndDecodeLogits) {
+  compare_logits(small_config(GetParam().Hq, GetParam().Hkv, GetParam().d));
+}
+
+TEST_F(TransformerGpu, FamiliesPrefillAndDecodeLogits) {
+  ModelConfig gemma = small_config(4, 1, 256), qwen2 = small_config(6, 2, 64);
+  gemma.family = "gemma";
+  gemma.traits = kGemmaTraits;
+  gemma.tied_embeddings = true;
+  compare_logits(gemma);
+  qwen2.family = "qwen2";
+  qwen2.traits = kQwen2Traits;
+  qwen2.rope.type = "yarn";
+  qwen2.rope.factor = 4.0;
+  qwen2.rope.original_max_positions = 512;
+  qwen2.rope.attention_factor = 1.125;
+  compare_logits(qwen2);
+}
+
+// What has no GPU version yet is refused by name; within the window nothing differs.
+TEST_F(TransformerGpu, RefusesWhatItLacks) {
+  ModelConfig window = small_config(8, 2, 64);
+  window.traits.sliding_window = 100;
+  auto model = make(*gpu, window, full_cache());
+  std::vector<int32_t> tokens = random_prompt(100, window.vocab);
+  EXPECT_THROW(prefill(*model, tokens, 1), InputError);
+  Sequence sequence = prefill(*model, tokens, 0);
+  EXPECT_THROW(model->decode_step(sequence, 1), InputError);
+  ModelConfig dynamic = small_config(8, 2, 64);
+  dynamic.rope.type = "dynamic";
+  dynamic.rope.original_max_positions = 512;
+  EXPECT_THROW(make(*gpu, dynamic, full_cache()), InputError);
 }
 
 TEST_P(TransformerGpuShapes, EvictionKeepsTheSameRows) {
