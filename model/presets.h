@@ -18,9 +18,8 @@ struct Preset {
 /// All presets.
 std::span<const Preset> presets();
 
-/// The shape of `name`, with its first `layers` layers (0: all). Throws InputError when there is no such preset or the
-/// engine does not run its family (the message lists those there are, or those that run), and for more layers than
-/// it has.
+/// The shape of `name`, with its first `layers` layers (0: all). Throws InputError when there is no such preset (the
+/// message lists those there are), and for more layers than it has.
 ModelConfig preset_config(std::string_view name, int64_t layers = 0);
 
 /// A model of that shape with weights that are a function of (seed, tensor, row, column) (weights/random_source.h):

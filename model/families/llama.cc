@@ -19,6 +19,8 @@ void read_gguf(const GgufFile& file, ModelConfig* config) {
     file.reject("llama.expert_count", "models without experts are supported");
   read_gguf_sizes(file, "llama", config);
   read_gguf_rope(file, "llama", config);
+  // Of Mistral files that say it.
+  config->traits.sliding_window = file.get_integer("llama.attention.sliding_window", 0);
 }
 
 std::vector<TensorSpec> tensors(const ModelConfig& config) { return decoder_tensors(config, true); }

@@ -136,10 +136,13 @@ TEST_F(GpuPlan, HoldsEverythingInBf16) {
   PlanInput full = input(131072, 1, "full");
   MemoryPlan plan = plan_memory(full);
   ModelConfig m = preset_config("llama-3.1-8b");
-  // The norms are f32.
+  // The norms (and biases) are f32.
   EXPECT_EQ(plan.weights, 2 * m.parameters() + 2 * m.hidden * (2 * m.layers + 1));
   EXPECT_EQ(plan.layer_kv, int64_t{2} * 131072 * 1024 * 2);
   EXPECT_EQ(plan.cache, int64_t{32} * 8 * (131072 + 65 + kTimedSteps) * (2 * 128 * 2 + 4));
+  PlanInput biased = full;
+  const ModelConfig& q = biased.model = preset_config("qwen2.5-7b");
+  EXPECT_EQ(plan_memory(biased).weights, 2 * q.parameters() + 2 * q.hidden * (2 * q.layers + 1) + 2 * 129024);
   PlanInput kept = input(131072, 1, "restkv");
   EXPECT_LT(plan_memory(kept).total(), 20 * kGiB);
   EXPECT_GT(plan_memory(kept).total(), 15 * kGiB);
