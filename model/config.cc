@@ -54,11 +54,15 @@ void validate_rope(const RopeConfig& rope, int64_t d, const std::string& file) {
 
 }  // namespace
 
+double ModelConfig::attention_scale() const {
+  return traits.query_scale > 0.0 ? traits.query_scale : 1.0 / std::sqrt(static_cast<double>(d));
+}
+
 int64_t ModelConfig::parameters() const {
   int64_t attention = hidden * d * (2 * Hq + 2 * Hkv);
   int64_t mlp = 3 * hidden * intermediate;
   if (traits.attention_bias) attention += d * (Hq + 2 * Hkv);
-  int64_t norms = 2 * hidden;
+  int64_t norms = (traits.output_norms ? 4 : 2) * hidden;
   int64_t embeddings = vocab * hidden * (tied_embeddings ? 1 : 2);
   return layers * (attention + mlp + norms) + embeddings + hidden;
 }

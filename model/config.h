@@ -39,6 +39,11 @@ struct FamilyTraits {
   double norm_offset = 0.0;        ///< norms multiply by norm_offset + w, w as stored
   /// A query at position p attends positions p - sliding_window + 1 to p; 0: all before it.
   int64_t sliding_window = 0;
+  bool alternating_windows = false;  ///< layers 1, 3, ... attend everything
+  bool output_norms = false;         ///< what attention and MLP add to the residual stream is normed first
+  double query_scale = 0.0;          ///< scores are q . k times it; 0: 1 / sqrt(d)
+  double attention_softcap = 0.0;    ///< scores s become cap tanh(s / cap); 0: they stay
+  double logit_softcap = 0.0;        ///< the same of the logits
 };
 
 struct ModelConfig {
@@ -56,6 +61,12 @@ struct ModelConfig {
   RopeConfig rope;
   FamilyTraits traits = {};
 
+  /// What q . k is multiplied by.
+  double attention_scale() const;
+  /// The sliding window of a layer; 0: none.
+  int64_t window_of(int64_t layer) const {
+    return traits.alternating_windows && layer % 2 == 1 ? 0 : traits.sliding_window;
+  }
   int64_t parameters() const;  ///< number of weights (tied embeddings once)
   /// Throws InputError naming `file`, the key and what is allowed.
   void validate(const std::string& file) const;

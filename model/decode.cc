@@ -49,7 +49,7 @@ void Transformer::decode_step(Sequence& sequence, int32_t token) {
     fail_input("decode: token {} is outside the vocabulary of {}", token, config_.vocab);
   if (sequence.length >= config_.max_positions)
     fail_input("decode: position {} is beyond the model's {} positions", sequence.length, config_.max_positions);
-  check_window(sequence.report.evicted, sequence.length + 1);
+  check_support(sequence.report.evicted, sequence.length + 1);
   if (ctx_.device() == Device::gpu) {
     DeviceDecodeBatch batch(*this, {{&sequence, {}, 0}});
     batch.step_eagerly({&token, 1});
@@ -59,8 +59,10 @@ void Transformer::decode_step(Sequence& sequence, int32_t token) {
   DecodeBuffers b(config_, plan_.decode);
   Communicator& group = plan_.mode == DecodeMode::tensor ? grid_.world() : grid_.tensor();
   int64_t H = config_.hidden;
-  auto add_summed = [&] {
+  auto add_summed = [&](const Tensor& norm) {
     if (group.size() > 1) group.all_reduce(b.partial.data(), H, DType::f32, ReduceOp::sum);
+    MatrixView partial(b.partial.data(), 1, H);
+    if (!norm.empty()) rms_norm(ctx_, partial, norm, partial, config_.rms_eps);
     for (int64_t i = 0; i < H; ++i) b.x[i] += b.partial[i];
   };
 
@@ -73,11 +75,11 @@ void Transformer::decode_step(Sequence& sequence, int32_t token) {
     Stopwatch watch;
     rms_norm(ctx_, x, w.attention_norm, normed, config_.rms_eps);
     decode_attention(layer, sequence, b);
-    add_summed();
+    add_summed(w.attention_output_norm);
     double half = watch.seconds();
     rms_norm(ctx_, x, w.mlp_norm, normed, config_.rms_eps);
     decode_mlp(layer, b);
-    add_summed();
+    add_summed(w.mlp_output_norm);
     attention_seconds += half;
     mlp_seconds += watch.seconds() - half;
   }
@@ -115,9 +117,10 @@ void Transformer::decode_attention(int64_t layer, Sequence& sequence, DecodeBuff
   std::vector<int64_t> head(static_cast<size_t>(Hq));
   for (int64_t i = 0; i < Hq; ++i) head[i] = cache_config_.granularity == Granularity::query_head ? i : mine.kv_of(i);
   float* lse = b.attended.data() + Hq * d;
-  DecodeAttention args{b.q.data(), head.data(), Hq, 1.0 / std::sqrt(static_cast<double>(d)), b.attended.data(), lse};
-  if (config_.traits.sliding_window > 0)
-    args.first_position = std::max<int64_t>(0, sequence.length + 1 - config_.traits.sliding_window);
+  DecodeAttention args{b.q.data(), head.data(), Hq, config_.attention_scale(), b.attended.data(), lse};
+  args.softcap = config_.traits.attention_softcap;
+  if (const int64_t window = config_.window_of(layer); window > 0)
+    args.first_position = std::max<int64_t>(0, sequence.length + 1 - window);
   attention_decode(ctx_, args, sequence.cache.view(layer));
   if (plan_.mode == DecodeMode::sequence && grid_.sequence_size() > 1) merge_over_sequence(b);
   project(ctx_, b.attended.data(), MatrixView(w.output).block(0, H, q0, Hq * d), b.partial.data());

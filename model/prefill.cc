@@ -43,7 +43,7 @@ struct Transformer::PrefillState {
     normed = ctx.empty(dtype, {slice, config.hidden});
     gate_up = ctx.empty(dtype, {slice, 2 * shard.mlp.size()});
     activated = ctx.empty(dtype, {slice, shard.mlp.size()});
-    if (tensor_size > 1) partial = ctx.empty(DType::f32, {slice, config.hidden});
+    if (tensor_size > 1 || config.traits.output_norms) partial = ctx.empty(DType::f32, {slice, config.hidden});
     for (int64_t i = 0; i < L_lc; ++i) positions.push_back(partition.global_position(sequence_rank, i));
     position_ids = ctx.to_device(positions.data(), DType::i64, {L_lc});
     kv_lengths.assign(static_cast<size_t>(shard.heads.Hkv_lc()), partition.length());
@@ -84,7 +84,7 @@ Sequence Transformer::prefill(std::span<const int32_t> tokens, const PrefillOpti
   PrefillState s(ctx_, SequencePartition(L, grid_.sequence_size()), grid_.sequence_rank(), config_, plan_.resident,
                  grid_.tensor_size());
   s.evicts = evictor_->evicts(L);
-  check_window(s.evicts, L + options.max_new_tokens);
+  check_support(s.evicts, L + options.max_new_tokens);
   s.reserve = plan_.mode == DecodeMode::tensor
                   ? options.max_new_tokens
                   : (options.max_new_tokens + grid_.sequence_size() - 1) / grid_.sequence_size();
@@ -113,7 +113,7 @@ void Transformer::run_layers(PrefillState& s, const PrefillOptions& options, Seq
       const LayerWeights& w = weights_.layers[layer];
       project_qkv(w, s);
       gather_kv(s);
-      attend(s);
+      attend(layer, s);
       project_output(w, s);
       mlp(w, s);
       evict(layer, w, s, sequence);
@@ -177,7 +177,7 @@ void Transformer::gather_kv(PrefillState& s) {
 }
 
 // q = softmax(q K^T / sqrt(d)) V, for this rank's two chunks.
-void Transformer::attend(PrefillState& s) {
+void Transformer::attend(int64_t layer, PrefillState& s) {
   s.clock.start("attention");
   int64_t width = s.q.size(1), first = 0;
   KvView kv{s.k_all.raw(), s.v_all.raw(), activation_,         plan_.resident.heads.Hkv_lc(),
@@ -185,25 +185,31 @@ void Transformer::attend(PrefillState& s) {
   for (Range chunk : s.partition.chunks_of(grid_.sequence_rank())) {
     MatrixView q = MatrixView(s.q).block(first, chunk.size(), 0, width);
     // A tile reads all of its queries before it writes its rows, so the output may take their place.
-    const double scale = 1.0 / std::sqrt(static_cast<double>(config_.d));
-    attention_prefill(ctx_, {q, q, chunk.begin, scale, config_.traits.sliding_window}, kv, plan_.resident.heads);
+    attention_prefill(
+        ctx_,
+        {q, q, chunk.begin, config_.attention_scale(), config_.window_of(layer), config_.traits.attention_softcap}, kv,
+        plan_.resident.heads);
     first += chunk.size();
   }
 }
 
-// y [rows, H] += x w^T, summed over the tensor group.
-void Transformer::add_partial(const MatrixView& x, const MatrixView& w, const MatrixView& y, PrefillState& s) {
-  if (grid_.tensor_size() == 1) {
+// y [rows, H] += x w^T, summed over the tensor group, and normed unless `norm` is empty.
+void Transformer::add_partial(const MatrixView& x, const MatrixView& w, const Tensor& norm, const MatrixView& y,
+                              PrefillState& s) {
+  if (grid_.tensor_size() == 1 && norm.empty()) {
     gemm(ctx_, x, w, y, /*accumulate=*/true);
     return;
   }
   MatrixView partial = MatrixView(s.partial).block(0, y.rows, 0, y.cols);
   gemm(ctx_, x, w, partial);
-  s.clock.start("exchange");
-  int64_t sent = grid_.tensor().stats().bytes_sent;
-  grid_.tensor().all_reduce(partial.data, y.rows * y.cols, y.dtype, ReduceOp::sum);
-  s.report.exchange_bytes += grid_.tensor().stats().bytes_sent - sent;
-  s.clock.start("gemm");
+  if (grid_.tensor_size() > 1) {
+    s.clock.start("exchange");
+    int64_t sent = grid_.tensor().stats().bytes_sent;
+    grid_.tensor().all_reduce(partial.data, y.rows * y.cols, y.dtype, ReduceOp::sum);
+    s.report.exchange_bytes += grid_.tensor().stats().bytes_sent - sent;
+    s.clock.start("gemm");
+  }
+  if (!norm.empty()) rms_norm(ctx_, partial, norm, partial, config_.rms_eps);
   add(ctx_, y, partial);
 }
 
@@ -211,7 +217,7 @@ void Transformer::project_output(const LayerWeights& w, PrefillState& s) {
   s.clock.start("gemm");
   int64_t width = s.q.size(1);
   for_slices(s.L_lc, s.slice, [&](int64_t first, int64_t rows) {
-    add_partial(MatrixView(s.q).block(first, rows, 0, width), MatrixView(w.output),
+    add_partial(MatrixView(s.q).block(first, rows, 0, width), MatrixView(w.output), w.attention_output_norm,
                 MatrixView(s.x).block(first, rows, 0, config_.hidden), s);
   });
 }
@@ -230,7 +236,7 @@ void Transformer::mlp(const LayerWeights& w, PrefillState& s) {
     s.clock.start("activation");
     gated_activation(ctx_, config_.traits.activation, gate_up, activated);
     s.clock.start("gemm");
-    add_partial(activated, MatrixView(w.down), x, s);
+    add_partial(activated, MatrixView(w.down), w.mlp_output_norm, x, s);
   });
 }
 

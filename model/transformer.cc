@@ -34,6 +34,10 @@ Transformer::Transformer(Context& ctx, const ProcessGrid& grid, const ModelConfi
       evictor_(std::make_unique<Evictor>(ctx, grid.sequence(), grid.tensor(), plan_.resident.heads, cache)) {
   if (ctx.device() == Device::gpu && config.rope.type == "dynamic")
     fail_input("the rope type dynamic is supported on CPU ranks; on GPUs: default, linear, yarn, llama3");
+  const FamilyTraits& t = config.traits;
+  if (ctx.device() == Device::gpu &&
+      (t.output_norms || t.attention_softcap > 0.0 || t.logit_softcap > 0.0 || t.query_scale > 0.0))
+    fail_input("the family {} (norms of outputs, soft-caps) is supported on CPU ranks alone", config.family);
   weights_ = load_weights(ctx, source, config, plan_.resident, options.weight_dtype, evictor_->needs_output_factors(),
                           progress);
   lay_out_logits(options.decode);
@@ -71,9 +75,15 @@ std::vector<float> Transformer::frequencies_at(int64_t length) const {
   return config_.rope.type == "dynamic" ? rope_frequencies(config_.rope, config_.d, length) : frequencies_;
 }
 
-// Refuses what this version cannot do with a sliding window, once the sequence is longer than it. The scores of
-// eviction see the whole prompt, so they would keep rows that no later token attends.
-void Transformer::check_window(bool evicts, int64_t length) const {
+// Refuses what this version cannot do: eviction by scores that are not the model's, and a sliding window, once the
+// sequence is longer than it, with eviction, whose scores see the whole prompt and would keep rows that no later token
+// attends.
+void Transformer::check_support(bool evicts, int64_t length) const {
+  if (evicts && (config_.traits.attention_softcap > 0.0 || config_.traits.query_scale > 0.0))
+    fail_input(
+        "eviction in a model of the family {}: its scores are soft-capped or scaled in its own way, those of eviction "
+        "are not; supported: cache.policy: full",
+        config_.family);
   const int64_t window = config_.traits.sliding_window;
   if (window == 0 || length <= window) return;
   if (evicts)
@@ -109,6 +119,8 @@ void Transformer::compute_logits(const MatrixView& x, std::vector<float>& logits
   }
   logits.resize(static_cast<size_t>(config_.vocab));
   ctx_.to_host(all.raw(), logits.data(), all.bytes());
+  const auto cap = static_cast<float>(config_.traits.logit_softcap);
+  for (size_t i = 0; cap > 0.0f && i < logits.size(); ++i) logits[i] = cap * std::tanh(logits[i] / cap);
 }
 
 int64_t Transformer::cache_heads(const HeadLayout& heads) const {

@@ -77,14 +77,14 @@ class Transformer {
   void run_layers(PrefillState& s, const PrefillOptions& options, Sequence& sequence);
   void project_qkv(const LayerWeights& w, PrefillState& s);
   void gather_kv(PrefillState& s);
-  void attend(PrefillState& s);
+  void attend(int64_t layer, PrefillState& s);
   void project_output(const LayerWeights& w, PrefillState& s);
   void mlp(const LayerWeights& w, PrefillState& s);
   void evict(int64_t layer, const LayerWeights& w, PrefillState& s, Sequence& sequence);
   void keep(int64_t layer, const KeptRows& kept, PrefillState& s, Sequence& sequence);
   void finish_report(PrefillState& s, Sequence& sequence);
   void emit_logits(PrefillState& s, const PrefillOptions& options, Sequence& sequence);
-  void add_partial(const MatrixView& x, const MatrixView& w, const MatrixView& y, PrefillState& s);
+  void add_partial(const MatrixView& x, const MatrixView& w, const Tensor& norm, const MatrixView& y, PrefillState& s);
 
   // Decode.
   void decode_attention(int64_t layer, Sequence& sequence, DecodeBuffers& b);
@@ -93,7 +93,7 @@ class Transformer {
 
   // Shared.
   std::vector<float> frequencies_at(int64_t length) const;
-  void check_window(bool evicts, int64_t length) const;
+  void check_support(bool evicts, int64_t length) const;
   void lay_out_logits(DecodeMode mode);
   void embed_tokens(std::span<const int32_t> tokens, const MatrixView& x);
   void compute_logits(const MatrixView& x, std::vector<float>& logits);

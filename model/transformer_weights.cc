@@ -152,7 +152,13 @@ LayerWeights load_layer(Context& ctx, Loader& loader, const ModelConfig& config,
                                 {prefix + "self_attn.k_proj.bias", config.Hkv * d, kv_rows},
                                 {prefix + "self_attn.v_proj.bias", config.Hkv * d, kv_rows}});
   w.output = loader.matrix(prefix + "self_attn.o_proj.weight", H, config.Hq * d, {0, H}, q_rows);
-  w.mlp_norm = loader.vector(prefix + "post_attention_layernorm.weight", H, offset);
+  if (config.traits.output_norms) {
+    w.attention_output_norm = loader.vector(prefix + "post_attention_layernorm.weight", H, offset);
+    w.mlp_norm = loader.vector(prefix + "pre_feedforward_layernorm.weight", H, offset);
+    w.mlp_output_norm = loader.vector(prefix + "post_feedforward_layernorm.weight", H, offset);
+  } else {
+    w.mlp_norm = loader.vector(prefix + "post_attention_layernorm.weight", H, offset);
+  }
   w.gate_up = loader.stacked(
       {{prefix + "mlp.gate_proj.weight", I, shard.mlp}, {prefix + "mlp.up_proj.weight", I, shard.mlp}}, H);
   w.down = loader.matrix(prefix + "mlp.down_proj.weight", H, I, {0, H}, shard.mlp);
@@ -166,8 +172,8 @@ int64_t TransformerWeights::bytes() const {
   int64_t total = embedding.bytes() + final_norm.bytes();
   if (output_head.raw() != embedding.raw()) total += output_head.bytes();
   for (const LayerWeights& w : layers)
-    total += w.attention_norm.bytes() + w.qkv.bytes() + w.qkv_bias.bytes() + w.output.bytes() + w.mlp_norm.bytes() +
-             w.gate_up.bytes() + w.down.bytes();
+    total += w.attention_norm.bytes() + w.attention_output_norm.bytes() + w.mlp_output_norm.bytes() + w.qkv.bytes() +
+             w.qkv_bias.bytes() + w.output.bytes() + w.mlp_norm.bytes() + w.gate_up.bytes() + w.down.bytes();
   return total;
 }
 

@@ -12,13 +12,14 @@
 namespace restkv {
 
 struct LayerWeights {
-  Tensor attention_norm;  ///< [H] f32, as all norms with FamilyTraits::norm_offset added
-  Tensor qkv;             ///< [(Hq_lc + 2 Hkv_lc) d, H]: query rows, key rows, value rows
-  Tensor qkv_bias;        ///< [(Hq_lc + 2 Hkv_lc) d] f32, or undefined in families without
-  Tensor output;          ///< [H, Hq_lc d]
-  Tensor mlp_norm;        ///< [H] f32
-  Tensor gate_up;         ///< [2 I_lc, H]: gate rows, up rows
-  Tensor down;            ///< [H, I_lc]
+  Tensor attention_norm;                          ///< [H] f32, as all norms with FamilyTraits::norm_offset added
+  Tensor qkv;                                     ///< [(Hq_lc + 2 Hkv_lc) d, H]: query rows, key rows, value rows
+  Tensor qkv_bias;                                ///< [(Hq_lc + 2 Hkv_lc) d] f32, or undefined in families without
+  Tensor output;                                  ///< [H, Hq_lc d]
+  Tensor mlp_norm;                                ///< [H] f32
+  Tensor attention_output_norm, mlp_output_norm;  ///< [H] f32, of what they add to x; empty in families without
+  Tensor gate_up;                                 ///< [2 I_lc, H]: gate rows, up rows
+  Tensor down;                                    ///< [H, I_lc]
   Tensor output_factors;  ///< [Hq_lc, d, d] f32 (kvcache/output_factors.h), or undefined when no policy needs them
 };
 

@@ -37,7 +37,7 @@ int64_t weight_bytes(const PlanInput& input, const Shard& shard) {
     auto bytes = [&](const char* name, int64_t elements) {
       return matrix_bytes(input, fmt::format("model.layers.{}.{}.weight", layer, name), elements);
     };
-    total += 2 * m.hidden * kF32;
+    total += (m.traits.output_norms ? 4 : 2) * m.hidden * kF32;
     if (m.traits.attention_bias) total += (q + 2 * kv) * kF32;
     total += bytes("self_attn.q_proj", (q + 2 * kv) * m.hidden) + bytes("self_attn.o_proj", q * m.hidden);
     total += bytes("mlp.gate_proj", 2 * mlp * m.hidden) + bytes("mlp.down_proj", mlp * m.hidden);
@@ -113,7 +113,8 @@ MemoryPlan plan_memory(const PlanInput& input, int rank) {
   plan.cache = cache_bytes(input, shard, L_lc);
   plan.activations = L_lc * (m.hidden * kF32 + q * size.activation + m.d * kF32);  // x, q, the rotations
   plan.activations += slice * (m.hidden + 3 * shard.resident.mlp.size()) * size.activation;
-  if (input.tensor_size() > 1) plan.activations += slice * m.hidden * kF32;  // a term of a sum over the ranks
+  if (input.tensor_size() > 1 || m.traits.output_norms)
+    plan.activations += slice * m.hidden * kF32;  // a term of a sum over the ranks
   plan.scratch = eviction_scratch_bytes(input, shard, L_lc);
   return plan;
 }

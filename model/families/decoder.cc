@@ -147,7 +147,13 @@ std::vector<TensorSpec> decoder_tensors(const ModelConfig& c, bool interleaved) 
                        {heads * c.d},
                        fmt::format("blk.{}.attn_{}.bias", l, part)});
     add("self_attn.o_proj", "attn_output", {H, c.Hq * c.d});
-    add("post_attention_layernorm", "ffn_norm", {H});
+    if (c.traits.output_norms) {
+      add("post_attention_layernorm", "post_attention_norm", {H});
+      add("pre_feedforward_layernorm", "ffn_norm", {H});
+      add("post_feedforward_layernorm", "post_ffw_norm", {H});
+    } else {
+      add("post_attention_layernorm", "ffn_norm", {H});
+    }
     add("mlp.gate_proj", "ffn_gate", {I, H});
     add("mlp.up_proj", "ffn_up", {I, H});
     add("mlp.down_proj", "ffn_down", {H, I});

@@ -5,7 +5,7 @@
 namespace restkv {
 
 std::span<const Family> families() {
-  static const Family table[] = {kLlamaFamily, kMistralFamily, kGemmaFamily, kQwen2Family};
+  static const Family table[] = {kLlamaFamily, kMistralFamily, kGemmaFamily, kGemma2Family, kQwen2Family};
   return table;
 }
 

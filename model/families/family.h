@@ -29,6 +29,7 @@ const Family& family_of(const ModelConfig& config);
 extern const Family kLlamaFamily;
 extern const Family kMistralFamily;
 extern const Family kGemmaFamily;
+extern const Family kGemma2Family;
 extern const Family kQwen2Family;
 
 inline constexpr FamilyTraits kGemmaTraits = {

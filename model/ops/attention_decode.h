@@ -19,6 +19,7 @@ struct DecodeAttention {
   float* lse = nullptr;  ///< [Hq_lc] natural log of the sum of exp of the scaled scores; -inf without rows
   /// Rows at positions before it are not attended (sliding windows; needs KvView::positions); 0: all are.
   int64_t first_position = 0;
+  double softcap = 0.0;  ///< as in PrefillAttention
 };
 
 /// CPU ranks, one sequence. Softmax in f32 over the rows of each head's cache.

@@ -39,8 +39,10 @@ void attend_split(const DecodeAttention& args, const KvView& kv, const Split& sp
   auto hidden = [&](int64_t i) { return positions != nullptr && positions[i] < args.first_position; };
   scores.resize(static_cast<size_t>((n + kLanes - 1) / kLanes * kLanes));
   float highest = kNone;
+  const auto cap = static_cast<float>(args.softcap);
   for (int64_t i = 0; i < n; ++i) {
     scores[i] = hidden(i) ? kNone : dot(q, k + i * kv.row_stride, d) * static_cast<float>(args.scale);
+    if (cap > 0.0f && scores[i] != kNone) scores[i] = cap * std::tanh(scores[i] / cap);
     highest = std::max(highest, scores[i]);
   }
   std::fill_n(out, d, 0.0f);

@@ -12,6 +12,7 @@ void attention_prefill(Context& ctx, const PrefillAttention& args, const KvView&
     RESTKV_CHECK(kv.lengths[g] >= args.first_position + args.q.rows, "KV head {} has {} rows, {} needed", g,
                  kv.lengths[g], args.first_position + args.q.rows);
   RESTKV_CHECK(args.sliding_window >= 0, "a sliding window of {}", args.sliding_window);
+  RESTKV_CHECK(!on_gpu(ctx) || args.softcap == 0.0, "attention_prefill on a GPU: a soft-cap of {}", args.softcap);
   if (on_gpu(ctx) && args.sliding_window > 0 && args.first_position + args.q.rows > args.sliding_window)
     fail_runtime("attention on a GPU: a sliding window of {} positions cuts {}; this version has no such mask there",
                  args.sliding_window, args.first_position + args.q.rows);

@@ -13,6 +13,7 @@ struct PrefillAttention {
   int64_t first_position = 0;  ///< global position of row 0; a multiple of 128 for bit-equal rows on all layouts
   double scale = 0.0;          ///< 1 / sqrt(d)
   int64_t sliding_window = 0;  ///< positions that a row sees, its own included; 0: all before it
+  double softcap = 0.0;        ///< scaled scores s become softcap tanh(s / softcap); 0: they stay. CPU ranks
 };
 
 /// Row i attends keys [0, first_position + i] of its KV head, or the last `sliding_window` of them, softmax in f32.

@@ -22,6 +22,12 @@ struct Scratch {
   std::vector<float> max, sum;  // [kQueryTile]
 };
 
+// The scaled scores of a row, soft-capped: cap tanh(s / cap), tanh(x) = 1 - 2 / (1 + exp(2 x)).
+void cap_scores(float* row, int64_t width, float scale, float cap) {
+  for (int64_t i = 0; i < width; i += kLanes)
+    store_lanes(row + i, cap - 2.0f * cap / (1.0f + exp_lanes(load_lanes(row + i) * (2.0f * scale / cap))));
+}
+
 // One row of scores becomes exp(score - new maximum); returns their sum. Entries outside `visible` are masked. `width`
 // is a multiple of kLanes.
 float exponentiate(float* row, int64_t width, Range visible, float scale, float* running_max, float* correction) {
@@ -54,7 +60,9 @@ float exponentiate(float* row, int64_t width, Range visible, float scale, float*
 
 // Queries at positions [first_row, first_row + rows) of one head over the keys [key0, key0 + keys).
 void attend_keys(const KvView& kv, int64_t kv_head, int64_t key0, int64_t keys, int64_t first_row, int64_t rows,
-                 int64_t window, float scale, Scratch& s) {
+                 const PrefillAttention& args, Scratch& s) {
+  const int64_t window = args.sliding_window;
+  const auto scale = static_cast<float>(args.scale), cap = static_cast<float>(args.softcap);
   int64_t d = kv.d;
   const float* k = kv.k_head<float>(kv_head) + key0 * kv.row_stride;
   const float* v = kv.v_head<float>(kv_head) + key0 * kv.row_stride;
@@ -66,7 +74,9 @@ void attend_keys(const KvView& kv, int64_t kv_head, int64_t key0, int64_t keys, 
     const int64_t end = first_row + r + 1, begin = window > 0 ? end - window : 0;
     const Range visible{std::clamp<int64_t>(begin - key0, 0, keys), std::clamp<int64_t>(end - key0, 0, keys)};
     float correction = 0.0f;
-    float sum = exponentiate(&s.scores[r * kKeyTile], width, visible, scale, &s.max[r], &correction);
+    if (cap > 0.0f) cap_scores(&s.scores[r * kKeyTile], width, scale, cap);
+    float sum =
+        exponentiate(&s.scores[r * kKeyTile], width, visible, cap > 0.0f ? 1.0f : scale, &s.max[r], &correction);
     s.sum[r] = s.sum[r] * correction + sum;
     for (int64_t c = 0; c < d; ++c) s.out[r * d + c] *= correction;
   }
@@ -89,8 +99,7 @@ void attend_tile(const PrefillAttention& args, const KvView& kv, const HeadLayou
   // The tile with the first key that any of the rows sees.
   const int64_t first_key = window > 0 ? std::max<int64_t>(0, first_row + 1 - window) / kKeyTile * kKeyTile : 0;
   for (int64_t key0 = first_key; key0 < key_end; key0 += kKeyTile)
-    attend_keys(kv, heads.kv_of(head), key0, std::min(kKeyTile, key_end - key0), first_row, rows, window,
-                static_cast<float>(args.scale), s);
+    attend_keys(kv, heads.kv_of(head), key0, std::min(kKeyTile, key_end - key0), first_row, rows, args, s);
   for (int64_t r = 0; r < rows; ++r) {
     float* to = args.out.row<float>(row0 + r) + head * d;
     float inverse = 1.0f / s.sum[r];

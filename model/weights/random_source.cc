@@ -26,6 +26,10 @@ RandomSource::RandomSource(const ModelConfig& config, uint64_t seed, double gain
     std::string prefix = fmt::format("model.layers.{}.", layer);
     add(prefix + "input_layernorm.weight", {H});
     add(prefix + "post_attention_layernorm.weight", {H});
+    if (config.traits.output_norms) {
+      add(prefix + "pre_feedforward_layernorm.weight", {H});
+      add(prefix + "post_feedforward_layernorm.weight", {H});
+    }
     add(prefix + "self_attn.q_proj.weight", {q, H});
     add(prefix + "self_attn.k_proj.weight", {kv, H});
     add(prefix + "self_attn.v_proj.weight", {kv, H});

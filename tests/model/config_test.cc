@@ -166,6 +166,24 @@ TEST_F(ConfigTest, Gemma) {
   refuse({{"attention_bias", true}}, {"attention_bias"});
 }
 
+TEST_F(ConfigTest, Gemma2) {
+  base_["architectures"] = {"Gemma2ForCausalLM"};
+  ModelConfig c = read({{"query_pre_attn_scalar", 64},
+                        {"attn_logit_softcapping", 50.0},
+                        {"final_logit_softcapping", nullptr},
+                        {"sliding_window", 128}});
+  EXPECT_EQ(c.family, "gemma2");
+  EXPECT_DOUBLE_EQ(c.attention_scale(), 1.0 / 8.0);
+  EXPECT_EQ(c.traits.attention_softcap, 50.0);
+  EXPECT_EQ(c.traits.logit_softcap, 0.0);
+  EXPECT_EQ(c.window_of(0), 128);
+  EXPECT_EQ(c.window_of(1), 0);
+  EXPECT_EQ(c.window_of(2), 128);
+  EXPECT_TRUE(c.traits.output_norms);
+  refuse({{"attn_logit_softcapping", 0}}, {"attn_logit_softcapping", "found 0", "null"});
+  refuse({{"layer_types", {"full_attention", "sliding_attention", "full_attention"}}}, {"layer_types", "in turn"});
+}
+
 TEST_F(ConfigTest, Qwen2) {
   base_["architectures"] = {"Qwen2ForCausalLM"};
   ModelConfig c = read({{"sliding_window", 128}, {"use_sliding_window", false}, {"tie_word_embeddings", true}});
@@ -182,7 +200,7 @@ TEST_F(ConfigTest, Qwen2) {
 TEST_F(ConfigTest, WhatIsNotSupportedIsNamedWithWhatIs) {
   refuse({{"architectures", {"MambaForCausalLM"}}},
          {"architectures", "MambaForCausalLM",
-          "LlamaForCausalLM, MistralForCausalLM, GemmaForCausalLM, Qwen2ForCausalLM"});
+          "LlamaForCausalLM, MistralForCausalLM, GemmaForCausalLM, Gemma2ForCausalLM, Qwen2ForCausalLM"});
   refuse({{"architectures", nullptr}}, {"architectures is missing"});
   refuse({{"architectures", "LlamaForCausalLM"}}, {"architectures", "a list of strings"});
   refuse({{"rope_scaling", {{"rope_type", "longrope"}, {"factor", 4}}}},

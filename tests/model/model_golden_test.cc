@@ -28,7 +28,7 @@ std::vector<fs::path> checkpoints() {
 
 // The families of config.json that this version does not run: skipped by name, never silently.
 bool supported(const fs::path& directory) {
-  static const std::vector<std::string> kFamilies = {"llama", "mistral", "gemma", "qwen2"};
+  static const std::vector<std::string> kFamilies = {"llama", "mistral", "gemma", "gemma2", "qwen2"};
   std::ifstream in(directory / "config.json");
   std::string type = nlohmann::json::parse(in).at("model_type");
   return std::find(kFamilies.begin(), kFamilies.end(), type) != kFamilies.end();

@@ -242,6 +242,20 @@ TEST(Transformer, EvictionAndSlidingWindows) {
             run(alone, without, cache, DecodeMode::tensor, prompt, 20).text);
 }
 
+// Random weights with the family's scores and norms; eviction does not know its scores.
+TEST(Transformer, Gemma2EvictsNothing) {
+  ProcessGrid alone(make_self_communicator(), 1, 1);
+  ModelConfig config = gemma_config();
+  config.family = "gemma2";
+  config.traits.output_norms = true;
+  config.traits.attention_softcap = 50.0;
+  auto prompt = random_prompt(300, config.vocab);
+  CacheConfig cache = restkv_cache(100, Granularity::kv_head);
+  EXPECT_THROW(run(alone, config, cache, DecodeMode::tensor, prompt, 2), InputError);
+  cache.budget.tokens = 300;  // nothing to evict
+  EXPECT_EQ(run(alone, config, cache, DecodeMode::tensor, prompt, 2).text.size(), 2u);
+}
+
 TEST(Transformer, RefusesBadPrompts) {
   ModelConfig config = tiny_config(4, 2);
   ProcessGrid grid = testing::make_grid(testing::mpi_runtime().size(), 1);
