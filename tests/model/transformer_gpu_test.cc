@@ -18,9 +18,9 @@
 namespace restkv {
 namespace {
 
-ModelConfig small_config(int64_t Hq, int64_t Hkv, int64_t d) {
+ModelConfig small_config(int64_t Hq, int64_t Hkv, int64_t d, std::string family = "llama") {
   ModelConfig config;
-  config.family = "llama";
+  config.family = std::move(family);
   config.layers = 3;
   config.hidden = 256;
   config.intermediate = 704;
@@ -144,12 +144,10 @@ TEST_P(TransformerGpuShapes, PrefillAndDecodeLogits) {
 }
 
 TEST_F(TransformerGpu, FamiliesPrefillAndDecodeLogits) {
-  ModelConfig gemma = small_config(4, 1, 256), qwen2 = small_config(6, 2, 64);
-  gemma.family = "gemma";
+  ModelConfig gemma = small_config(4, 1, 256, "gemma"), qwen2 = small_config(6, 2, 64, "qwen2");
   gemma.traits = kGemmaTraits;
   gemma.tied_embeddings = true;
   compare_logits(gemma);
-  qwen2.family = "qwen2";
   qwen2.traits = kQwen2Traits;
   qwen2.rope.type = "yarn";
   qwen2.rope.factor = 4.0;
@@ -308,7 +306,7 @@ TEST_F(TransformerGpu, GoldenLogits) {
     Transformer model(*gpu, grid, checkpoint.config, *checkpoint.weights, full_cache(), {});
     const int64_t vocab = model.config().vocab;
     for (int n : {1, 17, 300, 2000}) {
-      const std::string suffix = "_" + std::to_string(n);
+      const std::string suffix = fmt::format("_{}", n);
       const auto& rows = golden.at("rows" + suffix).i32;
       const auto& want = golden.at("logits" + suffix).f32;
       PrefillOptions options;
