@@ -38,7 +38,8 @@ void check_pooling(const CacheConfig& config, const PolicyEntry& policy) {
 }
 
 void check_reconstruction(const CacheConfig& config) {
-  if (config.temporal == TemporalSmoothing::ema && !(config.alpha > 0.0 && config.alpha <= 1.0))
+  const bool averages = config.temporal == TemporalSmoothing::ema || config.temporal == TemporalSmoothing::inverse_ema;
+  if (averages && !(config.alpha > 0.0 && config.alpha <= 1.0))
     fail_input("cache.alpha: found {}, allowed: above 0, at most 1", config.alpha);
   if (!(config.tau >= 0.0) || !std::isfinite(config.tau))
     fail_input("cache.tau: found {}, allowed: numbers from 0 up", config.tau);
@@ -47,6 +48,12 @@ void check_reconstruction(const CacheConfig& config) {
                config.tau);
   if (config.mode == ScoreMode::after && config.normalize)
     fail_input("cache.normalize: found true, allowed with mode after: false (only mode before normalises)");
+  if (config.mode == ScoreMode::after) return;
+  if (!config.reconstruction)
+    fail_input("cache.reconstruction: found false, allowed with mode before: true (mode after scores by attention)");
+  if (config.temporal == TemporalSmoothing::inverse_ema || config.temporal == TemporalSmoothing::last)
+    fail_input("cache.temporal: found {}, allowed with mode before: ema, mean",
+               config.temporal == TemporalSmoothing::last ? "last" : "inverse_ema");
 }
 
 }  // namespace
@@ -57,15 +64,26 @@ int64_t Budget::resolve(int64_t L) const {
   return static_cast<int64_t>(std::ceil(fraction * static_cast<double>(L) - 1e-9));
 }
 
+int64_t CacheConfig::least_budget() const {
+  const PolicyEntry& entry = find_policy(policy);
+  return window + (entry.evicts ? entry.make(*this)->least_past(*this) : 1);
+}
+
+std::string CacheConfig::describe_least_budget() const {
+  const int64_t more = least_budget() - window;
+  return fmt::format("{} (the window of {} and {} more)", least_budget(), window,
+                     more == 1 ? "one" : std::to_string(more));
+}
+
 void CacheConfig::validate() const {
   const PolicyEntry& entry = find_policy(policy);
   if (!entry.evicts) return;
   if (window < 1) fail_input("cache.window: found {}, allowed: at least 1", window);
   if (!(budget.fraction >= 0.0 && budget.fraction <= 1.0))
     fail_input("cache.budget: found the fraction {}, allowed: above 0, at most 1", budget.fraction);
-  if (budget.fraction == 0.0 && budget.tokens < window + 1)
-    fail_input("cache.budget: found {} tokens, allowed: at least {} (the window of {} and one more)", budget.tokens,
-               window + 1, window);
+  if (sinks < 0) fail_input("cache.sinks: found {}, allowed: numbers from 0 up", sinks);
+  if (budget.fraction == 0.0 && budget.tokens < least_budget())
+    fail_input("cache.budget: found {} tokens, allowed: at least {}", budget.tokens, describe_least_budget());
   check_pooling(*this, entry);
   if (entry.needs_output_factors) check_reconstruction(*this);
 }

@@ -17,7 +17,9 @@ struct Budget {
 };
 
 enum class ScoreMode { after, before };
-enum class TemporalSmoothing { ema, mean };
+/// How the window rows become one: moving average from the oldest to the newest row, mean, moving average from the
+/// newest to the oldest, the newest row alone.
+enum class TemporalSmoothing { ema, mean, inverse_ema, last };
 enum class Pooling { adaptive, average, max, none };
 enum class Granularity { kv_head, query_head };
 
@@ -29,8 +31,9 @@ struct CacheConfig {
 
   // restkv
   ScoreMode mode = ScoreMode::after;
-  bool use_wo = true;      ///< norms after the output projection (else in value space)
-  bool normalize = false;  ///< mode before only: divide by the norm of the window output
+  bool reconstruction = true;  ///< else the attention itself is the score: mode after only, use_wo and tau unused
+  bool use_wo = true;          ///< norms after the output projection (else in value space)
+  bool normalize = false;      ///< mode before only: divide by the norm of the window output
   TemporalSmoothing temporal = TemporalSmoothing::ema;
   double alpha = 0.3;  ///< EMA weight of the newer row
   double tau = 1.0;    ///< exponent of the reconstruction norm
@@ -41,8 +44,15 @@ struct CacheConfig {
   // random
   uint64_t seed = 0;
 
+  // streaming_llm
+  int64_t sinks = 4;  ///< first positions, always kept
+
   /// Throws InputError naming the key, the value found and what is allowed. Checks what does not depend on a prompt.
   void validate() const;
+  /// The smallest budget that the policy can work with: the window, and what it needs of the past (one position for
+  /// most). In words: "33 (the window of 32 and one more)".
+  int64_t least_budget() const;
+  std::string describe_least_budget() const;
 };
 
 }  // namespace restkv

@@ -19,11 +19,16 @@ struct Evictor::State {
   std::unique_ptr<Policy> policy;
 
   bool groups_are_split() const { return heads.groups_are_split(tensor.size()); }
+  bool mean_over_layer() const { return entry.unit == ScoreUnit::layer_mean; }
+  bool uses_output_factors() const { return entry.needs_output_factors && policy->uses_output_factors(config); }
   int64_t checked_budget(int64_t L) const;
   void check_input(const LayerKv& layer) const;
+  Tensor gather_heads(const LocalShard& shard, const Tensor& scores);
   Tensor kv_head_scores(const LocalShard& shard, const Tensor& scores);
+  Tensor layer_scores(const LocalShard& shard, const Tensor& scores);
   KeptRows keep(const LocalShard& shard, const Tensor& scores, int64_t past_budget, EvictTrace* trace);
-  Tensor by_query_head(const Tensor& by_kv_head) const;
+  std::vector<int64_t> row_of_head() const;
+  Tensor spread(const Tensor& rows, const std::vector<int64_t>& source) const;
   std::vector<int64_t> cache_heads() const;
 };
 
@@ -34,7 +39,8 @@ Evictor::Evictor(Context& ctx, Communicator& sequence, Communicator& tensor, con
   state_.reset(
       new State{ctx, sequence, tensor, heads, config, entry, entry.make != nullptr ? entry.make(config) : nullptr});
   const HeadRange expected = split_heads(heads.Hq, heads.Hkv, tensor.size(), tensor.rank());
-  RESTKV_CHECK(!state_->groups_are_split() || (heads.local.q == expected.q && heads.local.kv == expected.kv),
+  const bool gathers = state_->groups_are_split() || (state_->mean_over_layer() && tensor.size() > 1);
+  RESTKV_CHECK(!gathers || (heads.local.q == expected.q && heads.local.kv == expected.kv),
                "tensor rank {} holds query heads [{}, {}), split_heads gives [{}, {})", tensor.rank(),
                heads.local.q.begin, heads.local.q.end, expected.q.begin, expected.q.end);
 }
@@ -45,18 +51,15 @@ bool Evictor::evicts(int64_t L) const { return state_->entry.evicts && L > state
 
 bool Evictor::needs_window_queries() const { return state_->entry.needs_window_queries; }
 
-bool Evictor::needs_output_factors() const { return state_->entry.needs_output_factors && state_->config.use_wo; }
+bool Evictor::needs_output_factors() const { return state_->uses_output_factors(); }
 
 int64_t Evictor::State::checked_budget(int64_t L) const {
-  const int64_t B = config.budget.resolve(L), least = config.window + 1;
-  if (B < least) {
+  const int64_t B = config.budget.resolve(L);
+  if (B < config.least_budget()) {
     if (config.budget.fraction > 0.0)
-      fail_input(
-          "cache.budget: the fraction {} of a prompt of {} tokens is {} tokens, allowed: at least {} (the "
-          "window of {} and one more)",
-          config.budget.fraction, L, B, least, config.window);
-    fail_input("cache.budget: found {} tokens, allowed: at least {} (the window of {} and one more)", B, least,
-               config.window);
+      fail_input("cache.budget: the fraction {} of a prompt of {} tokens is {} tokens, allowed: at least {}",
+                 config.budget.fraction, L, B, config.describe_least_budget());
+    fail_input("cache.budget: found {} tokens, allowed: at least {}", B, config.describe_least_budget());
   }
   RESTKV_CHECK(B <= L, "eviction of {} tokens with a budget of {}", L, B);
   return B;
@@ -69,8 +72,31 @@ void Evictor::State::check_input(const LayerKv& layer) const {
   const bool has_heads = heads.Hq_lc() > 0;
   RESTKV_CHECK(!has_heads || !entry.needs_window_queries || layer.q_window.data != nullptr,
                "policy {} needs the window queries", entry.name);
-  RESTKV_CHECK(!has_heads || !entry.needs_output_factors || !config.use_wo || layer.r != nullptr,
-               "policy {} needs the output factors", entry.name);
+  RESTKV_CHECK(!has_heads || !uses_output_factors() || layer.r != nullptr, "policy {} needs the output factors",
+               entry.name);
+}
+
+// Scores [Hq, stride] of all query heads of the model, in its order, from [Hq_lc, stride] on every tensor rank.
+Tensor Evictor::State::gather_heads(const LocalShard& shard, const Tensor& scores) {
+  Tensor all = ctx.empty(DType::f32, {heads.Hq, shard.stride});
+  std::vector<int64_t> counts, displacements;
+  for (int t = 0; t < tensor.size(); ++t) {
+    const Range q = split_heads(heads.Hq, heads.Hkv, tensor.size(), t).q;
+    counts.push_back(q.size() * shard.stride);
+    displacements.push_back(q.begin * shard.stride);
+  }
+  tensor.all_gather_v(scores.raw(), all.raw(), counts, displacements, DType::f32);
+  return all;
+}
+
+// The mean [1, stride] over all query heads of the layer, added in model order.
+Tensor Evictor::State::layer_scores(const LocalShard& shard, const Tensor& scores) {
+  const Tensor all = tensor.size() > 1 ? gather_heads(shard, scores) : scores;
+  std::vector<std::vector<const float*>> members(1);
+  for (int64_t h = 0; h < heads.Hq; ++h) members[0].push_back(all.data<float>() + h * shard.stride);
+  Tensor mean = ctx.empty(DType::f32, {1, shard.stride});
+  group_mean(ctx, members, shard.L_lc, shard.stride, mean.data<float>());
+  return mean;
 }
 
 // Group means [Hkv_lc, stride] of scores [Hq_lc, stride], heads in model order on every rank.
@@ -79,14 +105,7 @@ Tensor Evictor::State::kv_head_scores(const LocalShard& shard, const Tensor& sco
   Tensor all = scores;
   int64_t first = heads.local.q.begin;
   if (groups_are_split()) {
-    all = ctx.empty(DType::f32, {heads.Hq, stride});
-    std::vector<int64_t> counts, displacements;
-    for (int t = 0; t < tensor.size(); ++t) {
-      const Range q = split_heads(heads.Hq, heads.Hkv, tensor.size(), t).q;
-      counts.push_back(q.size() * stride);
-      displacements.push_back(q.begin * stride);
-    }
-    tensor.all_gather_v(scores.raw(), all.raw(), counts, displacements, DType::f32);
+    all = gather_heads(shard, scores);
     first = 0;
   }
   std::vector<std::vector<const float*>> members(static_cast<size_t>(heads.Hkv_lc()));
@@ -123,14 +142,25 @@ KeptRows Evictor::State::keep(const LocalShard& shard, const Tensor& scores, int
   return kept;
 }
 
-// One row per local query head from one per local KV head: all query heads of a group share what the policy decided
-// for their KV head.
-Tensor Evictor::State::by_query_head(const Tensor& by_kv_head) const {
-  Shape shape = by_kv_head.shape();
-  shape[0] = heads.Hq_lc();
-  Tensor result = ctx.empty(by_kv_head.dtype(), shape);
-  for (int64_t h = 0; h < heads.Hq_lc(); ++h)
-    ctx.copy(result.rows(h, 1).raw(), by_kv_head.rows(heads.kv_of(h), 1).raw(), result.rows(h, 1).bytes());
+// The row of decisions that each cache head takes, where heads share them: all query heads of a group what the policy
+// decided for their KV head, or all heads what it decided for the layer. Empty: every head has its own.
+std::vector<int64_t> Evictor::State::row_of_head() const {
+  const bool per_query_head = config.granularity == Granularity::query_head;
+  const bool one = entry.unit == ScoreUnit::layer || mean_over_layer();
+  std::vector<int64_t> source;
+  if (one) source.assign(static_cast<size_t>(per_query_head ? heads.Hq_lc() : heads.Hkv_lc()), 0);
+  if (entry.unit == ScoreUnit::kv_head && per_query_head)
+    for (int64_t h = 0; h < heads.Hq_lc(); ++h) source.push_back(heads.kv_of(h));
+  return source;
+}
+
+// Row source[h] of `rows` for every cache head h.
+Tensor Evictor::State::spread(const Tensor& rows, const std::vector<int64_t>& source) const {
+  Shape shape = rows.shape();
+  shape[0] = static_cast<int64_t>(source.size());
+  Tensor result = ctx.empty(rows.dtype(), shape);
+  for (int64_t h = 0; h < shape[0]; ++h)
+    ctx.copy(result.rows(h, 1).raw(), rows.rows(source[h], 1).raw(), result.rows(h, 1).bytes());
   return result;
 }
 
@@ -155,15 +185,16 @@ KeptRows Evictor::evict(const LayerKv& layer, EvictTrace* trace, PhaseClock* clo
     if (trace != nullptr) trace->tied_rows = statistics.tied_rows();
   }
   if (clock != nullptr) clock->start("select");
-  const bool per_query_head = s.config.granularity == Granularity::query_head;
-  if (s.entry.unit == Granularity::query_head && !per_query_head)
+  if (s.entry.unit == ScoreUnit::query_head && s.config.granularity == Granularity::kv_head)
     scores.values = s.kv_head_scores(shard, scores.values);
+  if (s.mean_over_layer()) scores.values = s.layer_scores(shard, scores.values);
   KeptRows result = s.keep(shard, scores.values, past_budget, trace);
-  if (s.entry.unit == Granularity::kv_head && per_query_head) {
-    result.rows = s.by_query_head(result.rows);
-    result.counts = s.by_query_head(result.counts);
-  }
   result.head = s.cache_heads();
+  const std::vector<int64_t> source = s.row_of_head();
+  if (result.rows.size(0) != result.heads() || !source.empty()) {
+    result.rows = s.spread(result.rows, source);
+    result.counts = s.spread(result.counts, source);
+  }
   result.kernel = std::move(scores.kernel);
   result.shift = std::move(scores.shift);
   return result;

@@ -30,8 +30,8 @@ struct LayerKv {
 
 /// For tests and diagnosis: what the decision was made on. Filling it waits for the device.
 struct EvictTrace {
-  /// [rows, L_lc] f32 the scores that the selection ran on, one row per cache head (per KV head for policies that
-  /// score those alone); elements at window positions are undefined.
+  /// [rows, L_lc] f32 the scores that the selection ran on, one row per cache head (per KV head, or one for all, with
+  /// policies that decide for those); elements at window positions are undefined.
   std::vector<float> scores;
   /// Rows of all selections whose cut fell into a tie (each costs a little more exchange, see exchange_bytes.h).
   int64_t tied_rows = 0;
@@ -40,7 +40,8 @@ struct EvictTrace {
 class Evictor {
  public:
   /// `sequence`: the ranks that share this rank's heads. `tensor`: the ranks that share its tokens; used only when a
-  /// KV head's query heads lie on several tensor ranks. All references outlive the object.
+  /// KV head's query heads lie on several tensor ranks, or the policy takes a mean over all heads of the layer. All
+  /// references outlive the object.
   /// Throws InputError when the configuration is not valid.
   Evictor(Context& ctx, Communicator& sequence, Communicator& tensor, const HeadLayout& heads,
           const CacheConfig& config);

@@ -33,10 +33,9 @@ ExchangeBytes eviction_exchange_bytes(const CacheConfig& config, const HeadLayou
     bytes.sequence +=
         select_bytes(ranks, rows) + collective::sent_by_all_reduce(ranks, rows * static_cast<int64_t>(sizeof(int64_t)));
   if (use.past_scores) bytes.sequence += collective::sent_by_all_gather(ranks, Hq_lc * shard.past_count() * f32);
-  const bool per_query_head = entry.unit == Granularity::query_head && config.granularity == Granularity::query_head;
-  bytes.sequence += select_bytes(ranks, per_query_head ? Hq_lc : heads.Hkv_lc());
-  const bool mean_over_group = entry.unit == Granularity::query_head && config.granularity == Granularity::kv_head;
-  if (mean_over_group && heads.groups_are_split(tensor_size))
+  bytes.sequence += select_bytes(ranks, selection_rows(config, heads));
+  const bool mean_over_group = entry.unit == ScoreUnit::query_head && config.granularity == Granularity::kv_head;
+  if (entry.unit == ScoreUnit::layer_mean || (mean_over_group && heads.groups_are_split(tensor_size)))
     bytes.tensor += collective::sent_by_all_gather(tensor_size, Hq_lc * shard.stride * f32);
   return bytes;
 }

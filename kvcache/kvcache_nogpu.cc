@@ -2,6 +2,7 @@
 // reached.
 #include "dist/base/error.h"
 #include "kvcache/scores/group_mean.h"
+#include "kvcache/scores/position_scores.h"
 #include "kvcache/scores/random_scores.h"
 #include "kvcache/scores/reconstruction.h"
 #include "kvcache/statistics/exchange.h"
@@ -47,6 +48,7 @@ void reconstruction_before(Context&, const HeadLayout&, const LocalShard&, const
   absent();
 }
 void group_mean(Context&, const std::vector<std::vector<const float*>>&, int64_t, int64_t, float*) { absent(); }
+void position_scores(Context&, const LocalShard&, int64_t, float*) { absent(); }
 void random_scores(Context&, const HeadLayout&, const LocalShard&, uint64_t, int64_t, float*) { absent(); }
 
 }  // namespace restkv::gpu

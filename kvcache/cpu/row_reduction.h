@@ -1,4 +1,4 @@
-// The reduction over window rows, one position per lane; rows are fed in order.
+// The reduction over window rows, one position per lane; rows are fed in the order of row_order(), w counts them.
 #pragma once
 
 #include "kvcache/cpu/panel.h"
@@ -13,7 +13,7 @@ class LaneReduction {
 
   RESTKV_INLINE Lanes add(Lanes state, Lanes x, int64_t w) const {
     if (w == 0) return x;
-    return kind_ == RowReduction::ema ? x * newer_ + state * older_ : state + x;
+    return kind_ == RowReduction::ema || kind_ == RowReduction::inverse_ema ? x * newer_ + state * older_ : state + x;
   }
   RESTKV_INLINE Lanes finish(Lanes state) const {
     return kind_ == RowReduction::mean ? state / static_cast<float>(rows_) : state;

@@ -11,8 +11,16 @@
 
 namespace restkv {
 
+/// What one row of a policy's scores stands for, and so which heads share a kept set at least.
+enum class ScoreUnit {
+  query_head,  ///< Hq_lc rows; with Granularity::kv_head their mean over the group decides
+  kv_head,     ///< Hkv_lc rows
+  layer,       ///< one row: all heads of the layer keep the same
+  layer_mean,  ///< Hq_lc rows, whose mean over all query heads of the layer (of all tensor ranks) decides for all heads
+};
+
 struct PolicyScores {
-  /// [Hq_lc or Hkv_lc (PolicyEntry::unit), shard.stride] f32 at the local past positions; larger is kept first.
+  /// [rows of PolicyEntry::unit, shard.stride] f32 at the local past positions; larger is kept first.
   Tensor values;
   /// i64 [Hq_lc] width and shift of the smoothing where it adapts; else empty.
   Tensor kernel, shift;
@@ -33,6 +41,10 @@ class Policy {
   virtual PolicyScores score(LayerStatistics& layer) const = 0;
   /// Must name what score() exchanges; nothing by default.
   virtual PolicyExchanges exchanges(const CacheConfig&) const { return {}; }
+  /// Whether score() reads LayerKv::r, for a policy whose entry says that it may.
+  virtual bool uses_output_factors(const CacheConfig& config) const { return config.use_wo; }
+  /// Fewest past positions that a budget has to leave room for, beside the window.
+  virtual int64_t least_past(const CacheConfig&) const { return 1; }
 };
 
 /// A line of the table in table.cc.
@@ -40,9 +52,9 @@ struct PolicyEntry {
   std::string_view name;
   bool evicts = true;
   bool needs_window_queries = false;
-  bool needs_output_factors = false;           ///< LayerKv::r, when CacheConfig::use_wo
-  Granularity unit = Granularity::query_head;  ///< what one row of scores stands for
-  std::vector<Pooling> poolings;               ///< what `pooling` may be; empty: the policy does not pool
+  bool needs_output_factors = false;  ///< LayerKv::r, when Policy::uses_output_factors()
+  ScoreUnit unit = ScoreUnit::query_head;
+  std::vector<Pooling> poolings;  ///< what `pooling` may be; empty: the policy does not pool
   std::unique_ptr<Policy> (*make)(const CacheConfig& config) = nullptr;
 };
 
@@ -52,9 +64,15 @@ const std::vector<PolicyEntry>& policy_table();
 /// Throws InputError with the nearest known name and the whole list when there is no such policy.
 const PolicyEntry& find_policy(std::string_view name);
 
+/// Rows of scores that the selection of one layer works on, on the rank that has these heads.
+int64_t selection_rows(const CacheConfig& config, const HeadLayout& heads);
+
 // One line per file of this folder.
 std::unique_ptr<Policy> make_restkv(const CacheConfig& config);
 std::unique_ptr<Policy> make_random(const CacheConfig& config);
 std::unique_ptr<Policy> make_snapkv(const CacheConfig& config);
+std::unique_ptr<Policy> make_sliding_window(const CacheConfig& config);
+std::unique_ptr<Policy> make_streaming_llm(const CacheConfig& config);
+std::unique_ptr<Policy> make_tova(const CacheConfig& config);
 
 }  // namespace restkv

@@ -13,13 +13,22 @@ class RestKv : public Policy {
   }
 
   PolicyExchanges exchanges(const CacheConfig& config) const override {
-    return {true, config.mode == ScoreMode::after ? 1 : config.window, config.pooling == Pooling::adaptive,
+    const int64_t after_rows = config.reconstruction ? 1 : 0;
+    return {true, config.mode == ScoreMode::after ? after_rows : config.window, config.pooling == Pooling::adaptive,
             config.pooling != Pooling::none};
   }
 
+  bool uses_output_factors(const CacheConfig& config) const override { return config.use_wo && config.reconstruction; }
+
  private:
   static RowReduction temporal(const CacheConfig& config) {
-    return config.temporal == TemporalSmoothing::ema ? RowReduction::ema : RowReduction::mean;
+    switch (config.temporal) {
+      case TemporalSmoothing::ema: return RowReduction::ema;
+      case TemporalSmoothing::mean: return RowReduction::mean;
+      case TemporalSmoothing::inverse_ema: return RowReduction::inverse_ema;
+      case TemporalSmoothing::last: break;
+    }
+    return RowReduction::last;
   }
 
   static const float* factors(LayerStatistics& layer) { return layer.config().use_wo ? layer.layer().r : nullptr; }
@@ -27,6 +36,7 @@ class RestKv : public Policy {
   Tensor after(LayerStatistics& layer) const {
     const CacheConfig& config = layer.config();
     Tensor a = layer.attention(temporal(config), config.alpha, config.pooling == Pooling::adaptive);
+    if (!config.reconstruction) return a;
     Tensor o = layer.past_outputs(a);
     Tensor s = layer.new_rows(layer.heads().Hq_lc());
     reconstruction_after(layer.ctx(), layer.heads(), layer.shard(), a.data<float>(), o.data<float>(), layer.layer().v,

@@ -26,13 +26,16 @@ size_t edit_distance(std::string_view a, std::string_view b) {
 
 const std::vector<PolicyEntry>& policy_table() {
   using enum Pooling;
-  using enum Granularity;
+  using enum ScoreUnit;
   // name, evicts, needs window queries, needs output factors, unit of its scores, poolings, constructor
   static const std::vector<PolicyEntry> table = {
       {"restkv", true, true, true, query_head, {adaptive, average, max, none}, make_restkv},
       {"full", false, false, false, kv_head, {}, nullptr},
       {"random", true, false, false, kv_head, {}, make_random},
       {"snapkv", true, true, false, query_head, {average, max, none}, make_snapkv},
+      {"sliding_window", true, false, false, layer, {}, make_sliding_window},
+      {"streaming_llm", true, false, false, layer, {}, make_streaming_llm},
+      {"tova", true, true, false, layer_mean, {}, make_tova},
   };
   return table;
 }
@@ -48,6 +51,16 @@ const PolicyEntry& find_policy(std::string_view name) {
     if (nearest.empty() || distance < best) nearest = entry.name, best = distance;
   }
   fail_input("cache.policy: found '{}', allowed: {}; nearest is '{}'", name, known, nearest);
+}
+
+int64_t selection_rows(const CacheConfig& config, const HeadLayout& heads) {
+  switch (find_policy(config.policy).unit) {
+    case ScoreUnit::layer:
+    case ScoreUnit::layer_mean: return 1;
+    case ScoreUnit::kv_head: return heads.Hkv_lc();
+    case ScoreUnit::query_head: break;
+  }
+  return config.granularity == Granularity::query_head ? heads.Hq_lc() : heads.Hkv_lc();
 }
 
 }  // namespace restkv

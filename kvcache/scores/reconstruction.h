@@ -20,7 +20,7 @@ void reconstruction_after(Context& ctx, const HeadLayout& heads, const LocalShar
                           const float* o, const MatrixView& v, const float* r, double tau, float* s);
 
 struct BeforeOptions {
-  RowReduction temporal = RowReduction::ema;
+  RowReduction temporal = RowReduction::ema;  ///< ema, mean or sum
   double alpha = 0.3;
   bool normalize = false;  ///< divide row w by norm(o[h, w])
 };

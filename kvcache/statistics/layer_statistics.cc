@@ -44,8 +44,9 @@ Tensor LayerStatistics::attention(RowReduction reduction, double alpha, bool wit
   const auto run = [&](const CandidateLists* lists) {
     window_attention(ctx_, heads_, shard_, logits(), softmax(), reduction, alpha, a.data<float>(), lists);
   };
-  if (with_top_sets && ctx_.device() == Device::gpu && sequence_.size() == 1 && rows() > 0 &&
-      shard_.W <= kMostListedRows) {
+  // The pass that lists candidates takes the rows in ascending order.
+  if (with_top_sets && reduction != RowReduction::inverse_ema && ctx_.device() == Device::gpu &&
+      sequence_.size() == 1 && rows() > 0 && shard_.W <= kMostListedRows) {
     top_sums_ = ctx_.empty(DType::i64, {rows()});
     top_ = select_top_beside(ctx_, sequence_, logit_rows(), past_budget_, top_sums_.data<int64_t>(), run);
   } else {

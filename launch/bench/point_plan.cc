@@ -31,9 +31,9 @@ std::string refusal_of(const PlanInput& input, const MemoryPlan& plan, int ranks
   if (input.L + input.new_tokens > positions)
     return fmt::format("{} tokens and {} decode steps exceed the model's {} positions", input.L, input.new_tokens,
                        positions);
-  if (input.evicts() && budget <= cache.window)
+  if (input.evicts() && budget < cache.least_budget())
     return fmt::format("cache.budget is {} tokens for this prompt, but cache.window is {}; expected at least {}",
-                       budget, cache.window, cache.window + 1);
+                       budget, cache.window, cache.least_budget());
   return describe_misfit(input, plan, ranks_sharing, available);
 }
 

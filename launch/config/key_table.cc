@@ -93,13 +93,21 @@ std::vector<KeySpec> cache_keys() {
                  "`restkv`: smooth the attention over the window, then score (`after`), or score each query, then "
                  "smooth the scores (`before`).",
                  {"after", "before"}, FIELD(cache.mode)),
+      bool_key("cache.reconstruction", kResults,
+               "`restkv`, mode `after`: score by the reconstruction error; `false`: by the attention itself, combined "
+               "over the window rows and smoothed alike.",
+               FIELD(cache.reconstruction)),
       bool_key("cache.use_wo", kResults, "`restkv`: reconstruction error after the output projection, else before it.",
                FIELD(cache.use_wo)),
       bool_key("cache.normalize", kResults, "`restkv`, mode `before`: divide by the norm of the query's output.",
                FIELD(cache.normalize)),
-      choice_key("cache.temporal", kResults, "`restkv`: how window rows are combined, moving average or plain mean.",
-                 {"ema", "mean"}, FIELD(cache.temporal)),
-      real_key("cache.alpha", "", kResults, "`restkv`: weight of the newer row in the moving average.", 0.0, 1.0,
+      choice_key("cache.temporal", kResults,
+                 "`restkv`: how window rows are combined, moving average (`inverse_ema`: from the newest row to the "
+                 "oldest, so that old rows weigh most), plain mean, or the last row alone. `inverse_ema` and "
+                 "`last` with mode `after` only.",
+                 {"ema", "mean", "inverse_ema", "last"}, FIELD(cache.temporal)),
+      real_key("cache.alpha", "", kResults,
+               "`restkv`: weight of the newer row in the moving average (`inverse_ema`: of the older).", 0.0, 1.0,
                FIELD(cache.alpha)),
       real_key("cache.tau", "", kResults, "`restkv`: exponent of the reconstruction error.", 0.0, 100.0,
                FIELD(cache.tau)),
@@ -113,6 +121,9 @@ std::vector<KeySpec> cache_keys() {
       real_key("cache.beta", "tokens", kResults, "`restkv`, pooling `adaptive`: drift per token of shift.", 0.0, kInf,
                FIELD(cache.beta)),
       unsigned_key("cache.seed", kResults, "`random`: seed of the choice.", FIELD(cache.seed)),
+      integer_key("cache.sinks", "tokens", kResults,
+                  "`streaming_llm`: first prompt tokens, always kept; the budget holds them and the window.", 0, kMost,
+                  FIELD(cache.sinks)),
   };
 }
 

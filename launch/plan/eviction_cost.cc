@@ -28,8 +28,7 @@ PolicyExchanges exchanges(const PlanInput& input) {
 
 /// Rows of scores that the selection works on.
 int64_t scored_rows(const PlanInput& input, const Shard& shard) {
-  bool per_query = input.config.cache.granularity == Granularity::query_head && input.window_queries;
-  return per_query ? shard.heads.Hq_lc() : shard.heads.Hkv_lc();
+  return selection_rows(input.config.cache, shard.heads);
 }
 
 /// Rows of one layer's decode cache on a rank, before new tokens.
@@ -62,6 +61,8 @@ int64_t decision_scratch(const PlanInput& input, const Shard& held, int64_t L_lc
     statistics = rows * (L_lc + 2) + 2 * Hq * L_lc + beside;
     scores += Hq * L_lc;
   }
+  bool mean_over_layer = find_policy(input.config.cache.policy).unit == ScoreUnit::layer_mean;
+  if (mean_over_layer && input.tensor_size() > 1) scores += held.heads.Hq * L_lc;  // those of all tensor ranks
   return std::max(statistics, scores + scored_rows(input, held) * selection_scratch(input.device));
 }
 

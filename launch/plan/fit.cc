@@ -42,7 +42,7 @@ std::vector<std::string> remedies(const PlanInput& input, int ranks_per_host, in
     found.push_back(fmt::format("a prompt of at most {} tokens ({})", L, input.length_key));
   if (int64_t batch = largest(input, 1, input.batch, ranks_per_host, available, set_batch); batch > 0)
     found.push_back(fmt::format("a batch of at most {}", batch));
-  int64_t least = input.config.cache.window + 1;
+  int64_t least = input.config.cache.least_budget();
   if (int64_t tokens = largest(input, least, input.kept(), ranks_per_host, available, set_budget); tokens >= least)
     found.push_back(fmt::format("{}cache.budget: {}", input.evicts() ? "" : "cache.policy: restkv with ", tokens));
   PlanInput change = input;

@@ -36,11 +36,11 @@ void check_request(const Request& request, const Checkpoint& checkpoint, const R
         "{}: the prompt has {} tokens, but {} has {} positions; expected at most {} (prompt.max_tokens shortens)",
         request.origin, L, checkpoint.path, positions, positions);
   int64_t budget = config.cache.budget.resolve(L);
-  if (find_policy(config.cache.policy).evicts && L > budget && budget <= config.cache.window)
+  if (find_policy(config.cache.policy).evicts && L > budget && budget < config.cache.least_budget())
     fail_input(
         "{}: cache.budget is {} tokens for this prompt of {}, but cache.window is {}; expected a budget of at least {} "
         "tokens",
-        request.origin, budget, L, config.cache.window, config.cache.window + 1);
+        request.origin, budget, L, config.cache.window, config.cache.least_budget());
 }
 
 /// Of what the user gave, not of the tokens: a chat template may put today's date before them.

@@ -26,11 +26,18 @@ TEST(CacheConfig, AcceptsItsDefaultsAndEveryPolicy) {
   EXPECT_EQ(refusal([](CacheConfig& c) { c.policy = "random"; }), "accepted");
   EXPECT_EQ(refusal([](CacheConfig& c) { c.policy = "snapkv", c.pooling = Pooling::max; }), "accepted");
   EXPECT_EQ(refusal([](CacheConfig& c) { c.budget.fraction = 0.01; }), "accepted");
+  for (const char* policy : {"sliding_window", "streaming_llm", "tova"})
+    EXPECT_EQ(refusal([&](CacheConfig& c) { c.policy = policy; }), "accepted");
+  EXPECT_EQ(refusal([](CacheConfig& c) { c.policy = "tova", c.window = 1; }), "accepted");
+  EXPECT_EQ(refusal([](CacheConfig& c) { c.reconstruction = false; }), "accepted");
+  EXPECT_EQ(refusal([](CacheConfig& c) { c.temporal = TemporalSmoothing::last, c.alpha = 0; }), "accepted");
 }
 
 TEST(CacheConfig, UnknownPolicyListsTheKnownOnes) {
   const std::string text = refusal([](CacheConfig& c) { c.policy = "snapkw"; });
-  EXPECT_EQ(text, "cache.policy: found 'snapkw', allowed: restkv, full, random, snapkv; nearest is 'snapkv'");
+  EXPECT_EQ(text,
+            "cache.policy: found 'snapkw', allowed: restkv, full, random, snapkv, sliding_window, "
+            "streaming_llm, tova; nearest is 'snapkv'");
 }
 
 TEST(CacheConfig, RefusesEachBadValue) {
@@ -50,6 +57,16 @@ TEST(CacheConfig, RefusesEachBadValue) {
       {[](CacheConfig& c) { c.tau = -1; }, "cache.tau: found -1"},
       {[](CacheConfig& c) { c.mode = ScoreMode::before, c.tau = 2; }, "cache.tau: found 2"},
       {[](CacheConfig& c) { c.normalize = true; }, "cache.normalize: found true"},
+      {[](CacheConfig& c) { c.temporal = TemporalSmoothing::inverse_ema, c.alpha = 0; }, "cache.alpha: found 0"},
+      {[](CacheConfig& c) { c.mode = ScoreMode::before, c.temporal = TemporalSmoothing::inverse_ema; },
+       "cache.temporal: found inverse_ema, allowed with mode before: ema, mean"},
+      {[](CacheConfig& c) { c.mode = ScoreMode::before, c.temporal = TemporalSmoothing::last; },
+       "cache.temporal: found last, allowed with mode before: ema, mean"},
+      {[](CacheConfig& c) { c.mode = ScoreMode::before, c.reconstruction = false; },
+       "cache.reconstruction: found false, allowed with mode before: true"},
+      {[](CacheConfig& c) { c.sinks = -1; }, "cache.sinks: found -1"},
+      {[](CacheConfig& c) { c.policy = "streaming_llm", c.budget.tokens = 35; },
+       "cache.budget: found 35 tokens, allowed: at least 36 (the window of 32 and 4 more)"},
       {[](CacheConfig& c) { c.policy = "snapkv"; }, "cache.pooling: found adaptive, allowed with policy snapkv"},
   };
   for (const auto& [change, expected] : cases) EXPECT_EQ(refusal(change).substr(0, expected.size()), expected);
@@ -97,6 +114,10 @@ TEST(Evictor, SaysWhatItNeeds) {
   EXPECT_FALSE(evictor("restkv", false).needs_output_factors());
   EXPECT_TRUE(evictor("restkv", false).needs_window_queries());
   EXPECT_TRUE(evictor("snapkv", true).needs_window_queries());
+  EXPECT_TRUE(evictor("tova", true).needs_window_queries());
+  EXPECT_FALSE(evictor("tova", true).needs_output_factors());
+  EXPECT_FALSE(evictor("sliding_window", true).needs_window_queries());
+  EXPECT_FALSE(evictor("streaming_llm", true).needs_window_queries());
   EXPECT_FALSE(evictor("snapkv", true).needs_output_factors());
   EXPECT_FALSE(evictor("random", true).needs_window_queries());
   EXPECT_FALSE(evictor("full", true).needs_window_queries());

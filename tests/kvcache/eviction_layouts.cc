@@ -4,6 +4,7 @@
 #include <iostream>
 #include <set>
 
+#include "kvcache/policies/policy.h"
 #include "tests/kvcache/random_case.h"
 #include "tests/mpi_world.h"
 
@@ -15,9 +16,11 @@ RankResult alone(const EvictionCase& c, int threads = 1) {
   return evict_case(c, *sequence, *tensor, threads);
 }
 
-// Rows of trace scores stand for KV heads when the policy scores those alone.
+// Rows of trace scores stand for KV heads, or all heads, when the policy decides for those alone.
 size_t score_row(const EvictionCase& c, const RankResult& result, int64_t head) {
-  if (c.config.policy == "random" && c.config.granularity == Granularity::query_head)
+  const ScoreUnit unit = find_policy(c.config.policy).unit;
+  if (unit == ScoreUnit::layer || unit == ScoreUnit::layer_mean) return 0;
+  if (unit == ScoreUnit::kv_head && c.config.granularity == Granularity::query_head)
     return static_cast<size_t>(head / (c.Hq / c.Hkv) - result.q_heads.begin / (c.Hq / c.Hkv));
   return static_cast<size_t>(head - result.head.front());
 }

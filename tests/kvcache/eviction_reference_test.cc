@@ -76,7 +76,10 @@ class Formulas {
   const float* key(int64_t h, int64_t i) const { return &c_.k[((h / (c_.Hq / c_.Hkv)) * c_.L + i) * c_.d]; }
   const float* value(int64_t h, int64_t i) const { return &c_.v[((h / (c_.Hq / c_.Hkv)) * c_.L + i) * c_.d]; }
 
-  Vector over_rows(const std::vector<Vector>& rows) const {
+  Vector over_rows(std::vector<Vector> rows) const {
+    if (c_.config.policy != "snapkv" && c_.config.temporal == TemporalSmoothing::inverse_ema)
+      std::reverse(rows.begin(), rows.end());
+    if (c_.config.policy != "snapkv" && c_.config.temporal == TemporalSmoothing::last) return rows.back();
     Vector e = rows[0];
     for (size_t w = 1; w < rows.size(); ++w)
       for (size_t i = 0; i < e.size(); ++i) {
@@ -118,6 +121,11 @@ class Formulas {
   Vector indicator(int64_t h) const {
     const auto A = attention(h);
     if (c_.config.policy == "snapkv") return over_rows(A);
+    if (!c_.config.reconstruction) {
+      Vector a = over_rows(A);
+      a.resize(static_cast<size_t>(P_));
+      return a;
+    }
     if (c_.config.mode == ScoreMode::after) {
       const Vector a = over_rows(A), o = weighted_sum(h, a, P_);
       Vector s;
@@ -195,6 +203,18 @@ std::vector<std::pair<std::string, CacheConfig>> configs() {
         if (pooling == Pooling::average) config.kernel_size = 9;
         config.granularity = all.size() % 3 == 0 ? Granularity::query_head : Granularity::kv_head;
         all.emplace_back("restkv " + std::to_string(all.size()), config);
+      }
+  for (TemporalSmoothing temporal :
+       {TemporalSmoothing::inverse_ema, TemporalSmoothing::last, TemporalSmoothing::mean, TemporalSmoothing::ema})
+    for (bool reconstruction : {true, false})
+      for (Pooling pooling : {Pooling::adaptive, Pooling::none}) {
+        CacheConfig config;
+        config.temporal = temporal;
+        config.reconstruction = reconstruction;
+        config.pooling = pooling;
+        config.beta = 11.0;
+        config.granularity = all.size() % 3 == 0 ? Granularity::query_head : Granularity::kv_head;
+        all.emplace_back("ablation " + std::to_string(all.size()), config);
       }
   CacheConfig snapkv;
   snapkv.policy = "snapkv";

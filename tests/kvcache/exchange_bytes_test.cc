@@ -9,7 +9,7 @@ namespace {
 
 TEST(ExchangeBytes, EqualWhatTheCommunicatorsCount) {
   using enum Granularity;
-  std::vector<CacheConfig> configs(7);
+  std::vector<CacheConfig> configs(10);
   configs[1].mode = ScoreMode::before;
   configs[2].pooling = Pooling::none;
   configs[3].granularity = query_head;
@@ -17,6 +17,9 @@ TEST(ExchangeBytes, EqualWhatTheCommunicatorsCount) {
   configs[4].pooling = Pooling::average;  // maxima of neighbours tie
   configs[5].pooling = Pooling::none;
   configs[6].policy = "random";
+  configs[7].policy = "tova";
+  configs[8].policy = "streaming_llm";
+  configs[9].reconstruction = false;
   int64_t total = 0, split = 0;
   for (auto [sequence_size, tensor_size] : all_layouts()) {
     ProcessGrid grid = make_grid(sequence_size, tensor_size);

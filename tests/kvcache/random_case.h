@@ -72,12 +72,13 @@ inline EvictionCase random_case(const std::string& name, const CaseShape& s, Cac
   c.layer = seed % 5;
   config.window = s.W;
   config.budget.tokens = s.B;
+  config.sinks = std::min(config.sinks, s.B - s.W);
   c.config = config;
   c.q.resize(static_cast<size_t>(s.Hq * s.W * s.d));
   c.k.resize(static_cast<size_t>(s.Hkv * s.L * s.d));
   c.v.resize(c.k.size());
   fill_content(c, s.content, random);
-  if (config.policy == "restkv" && config.use_wo) {
+  if (config.policy == "restkv" && config.use_wo && config.reconstruction) {
     c.wo.resize(static_cast<size_t>((s.Hq * s.d + 3) * s.Hq * s.d));
     for (float& x : c.wo) x = 0.1f * normal(random);
   }
@@ -107,7 +108,19 @@ inline std::vector<CacheConfig> case_configs() {
   all[2].tau = 0.5;
   all[3].normalize = true;
   all[3].temporal = TemporalSmoothing::mean;
+  CacheConfig inverse = restkv_config(ScoreMode::after, Pooling::adaptive, true, kv_head);
+  inverse.temporal = TemporalSmoothing::inverse_ema;
+  CacheConfig last = restkv_config(ScoreMode::after, Pooling::max, false, query_head);
+  last.temporal = TemporalSmoothing::last;
+  CacheConfig weights = restkv_config(ScoreMode::after, Pooling::adaptive, true, kv_head);
+  weights.reconstruction = false;
+  all.insert(all.end(), {inverse, last, weights});
   for (Granularity granularity : {kv_head, query_head}) {
+    for (const char* policy : {"sliding_window", "streaming_llm", "tova"}) {
+      all.emplace_back();
+      all.back().policy = policy;
+      all.back().granularity = granularity;
+    }
     CacheConfig random, snapkv;
     random.policy = "random";
     random.seed = 7;
