@@ -27,12 +27,12 @@ __device__ inline float softmax_weight(float logit, float2 row) {
 /// a / (1 - a), large but finite where one position takes all attention.
 __device__ inline float odds(float a) { return a / fmaxf(1.0f - a, kSmallestRest); }
 
-/// Rows are fed in the order of row_order(), w counts them; `last` may also be fed all rows in ascending order.
+/// Rows are fed in the order of row_order(), w counts them.
 class RowReducer {
  public:
   RowReducer(RowReduction kind, double alpha, int64_t rows)
       : newer_(averages(kind) ? static_cast<float>(alpha) : 1.0f),
-        older_(older_weight(kind, alpha)),
+        older_(averages(kind) ? static_cast<float>(1.0 - alpha) : 1.0f),
         divisor_(kind == RowReduction::mean ? static_cast<float>(rows) : 1.0f) {}
 
   __device__ float add(float state, float x, int w) const { return w == 0 ? x : fmaf(x, newer_, state * older_); }
@@ -40,10 +40,6 @@ class RowReducer {
 
  private:
   static bool averages(RowReduction kind) { return kind == RowReduction::ema || kind == RowReduction::inverse_ema; }
-  static float older_weight(RowReduction kind, double alpha) {
-    if (kind == RowReduction::last) return 0.0f;
-    return averages(kind) ? static_cast<float>(1.0 - alpha) : 1.0f;
-  }
 
   float newer_, older_, divisor_;
 };

@@ -14,8 +14,7 @@ void reconstruction_after(Context& ctx, const HeadLayout& heads, const LocalShar
 void reconstruction_before(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* logits,
                            const float* softmax, const float* o, const MatrixView& v, const float* r,
                            const BeforeOptions& options, float* s) {
-  RESTKV_CHECK(row_order(options.temporal, shard.W).step == 1 && row_order(options.temporal, shard.W).count == shard.W,
-               "reconstruction_before takes all window rows in ascending order");
+  RESTKV_CHECK(takes_all_ascending(options.temporal), "reconstruction_before takes all rows, in ascending order");
   if (ctx.device() == Device::gpu)
     return gpu::reconstruction_before(ctx, heads, shard, logits, softmax, o, v, r, options, s);
   cpu::reconstruction_before(ctx, heads, shard, logits, softmax, o, dense_f32("reconstruction_before", v), r, options,

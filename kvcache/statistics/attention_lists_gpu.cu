@@ -166,7 +166,7 @@ void window_attention(Context& ctx, const HeadLayout& heads, const LocalShard& s
   const int64_t bytes = shared_bytes(shard.W);
   RESTKV_CHECK(grid.y <= 65535, "window_attention: {} positions on one rank", shard.stride);
   RESTKV_CHECK(shard.W <= kMostListedRows, "window_attention: {} window rows with lists", shard.W);
-  RESTKV_CHECK(reduction != RowReduction::inverse_ema, "window_attention: lists need the rows in ascending order");
+  RESTKV_CHECK(takes_all_ascending(reduction), "window_attention: lists come with all rows, in ascending order");
   const Arguments p{logits,
                     reinterpret_cast<const float2*>(softmax),
                     static_cast<int>(shard.W),

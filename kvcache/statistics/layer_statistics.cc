@@ -44,9 +44,8 @@ Tensor LayerStatistics::attention(RowReduction reduction, double alpha, bool wit
   const auto run = [&](const CandidateLists* lists) {
     window_attention(ctx_, heads_, shard_, logits(), softmax(), reduction, alpha, a.data<float>(), lists);
   };
-  // The pass that lists candidates takes the rows in ascending order.
-  if (with_top_sets && reduction != RowReduction::inverse_ema && ctx_.device() == Device::gpu &&
-      sequence_.size() == 1 && rows() > 0 && shard_.W <= kMostListedRows) {
+  if (with_top_sets && takes_all_ascending(reduction) && ctx_.device() == Device::gpu && sequence_.size() == 1 &&
+      rows() > 0 && shard_.W <= kMostListedRows) {
     top_sums_ = ctx_.empty(DType::i64, {rows()});
     top_ = select_top_beside(ctx_, sequence_, logit_rows(), past_budget_, top_sums_.data<int64_t>(), run);
   } else {

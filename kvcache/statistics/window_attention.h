@@ -27,13 +27,17 @@ constexpr RowOrder row_order(RowReduction reduction, int64_t W) {
   if (reduction == RowReduction::last) return {W - 1, 1, 1};
   return {0, 1, W};
 }
+/// Whether these are all rows from the oldest to the newest.
+constexpr bool takes_all_ascending(RowReduction reduction) {
+  return reduction != RowReduction::inverse_ema && reduction != RowReduction::last;
+}
 
 /// Window rows up to which attention and lists of candidates come from one pass.
 inline constexpr int64_t kMostListedRows = 1024;
 
 /// a [Hq_lc, stride]: reduction over w of A[w, i] = softmax row of logits [Hq_lc * W, stride] and softmax [., 2]
 /// (window_logits.h). alpha is used by ema and inverse_ema. lists, on a GPU alone: of a select_top_beside() on the rows
-/// of logits; not with inverse_ema (the pass takes rows in ascending order).
+/// of logits, where the reduction takes_all_ascending().
 void window_attention(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* logits,
                       const float* softmax, RowReduction reduction, double alpha, float* a,
                       const CandidateLists* lists = nullptr);

@@ -7,6 +7,7 @@
 
 #include "dist/base/error.h"
 #include "kvcache/scores/group_mean.h"
+#include "kvcache/scores/position_scores.h"
 #include "kvcache/scores/random_scores.h"
 #include "tests/kvcache/scoring_layer.h"
 #include "tests/tolerances.h"
@@ -155,6 +156,8 @@ TEST_F(ScoringGpu, Options) {
     for (int64_t d : {64, 128, 256})
       compare({{450, 12, 64, 8, 2, d}, dtype, {}, RowReduction::sum, d == 64 ? 1.5 : 1.0, false}, 61);
     compare({shape, dtype, {}, RowReduction::ema, 2.0, true, true}, 62);
+    for (RowReduction reduction : {RowReduction::inverse_ema, RowReduction::last})
+      for (int64_t W : {1, 12, 33}) compare({{450, W, 64, 8, 2, 64}, dtype, {}, reduction}, 64);
     // A part of two groups, as with more tensor ranks than KV heads.
     compare({shape, dtype, {{3, 6}, {0, 2}}}, 63);
   }
@@ -251,7 +254,7 @@ TEST_F(ScoringGpu, LongPromptAgainstASlice) {
   EXPECT_GT(P, 0);
 }
 
-TEST_F(ScoringGpu, GroupMeanRandomScoresAndCopies) {
+TEST_F(ScoringGpu, SmallScoresAndCopies) {
   const CaseShape shape{1001, 9, 64, 12, 4, 64};
   const HeadLayout heads{12, 4, 64, {{3, 9}, {1, 3}}};
   for (int ranks : {1, 3}) {
@@ -278,6 +281,14 @@ TEST_F(ScoringGpu, GroupMeanRandomScoresAndCopies) {
       random_scores(cpu, heads, shard, 7, 3, want.data());
       random_scores(*gpu, heads, shard, 7, 3, got.data<float>());
       expect_same_bits("random scores", gpu->to_host<float>(got), want);
+
+      for (int64_t sinks : {0, 4, 700}) {
+        std::vector<float> row(static_cast<size_t>(shard.stride));
+        got = upload(*gpu, row, {shard.stride});
+        position_scores(cpu, shard, sinks, row.data());
+        position_scores(*gpu, shard, sinks, got.data<float>());
+        expect_same_bits("position scores", gpu->to_host<float>(got), row);
+      }
 
       for (int64_t count : {shard.past_count(), shard.L_lc, shard.L_lc / 4 * 4}) {
         std::vector<float> copy(static_cast<size_t>(6 * (count + 4)), 5.0f);

@@ -157,6 +157,7 @@ class ScoringLayer {
 
   void scores() {
     const float* r = s_.factors ? r_.data<float>() : nullptr;
+    const RowReduction rows_before = takes_all_ascending(s_.reduction) ? s_.reduction : RowReduction::ema;
     std::vector<Tensor> after, before;
     for (ScoringRank& rank : ranks_) {
       after.push_back(output(ctx_, {heads_.Hq_lc(), rank.shard.stride}));
@@ -164,7 +165,7 @@ class ScoringLayer {
                            MatrixView(rank.v), r, s_.tau, after.back().data<float>());
       before.push_back(output(ctx_, {heads_.Hq_lc(), rank.shard.stride}));
       reconstruction_before(ctx_, heads_, rank.shard, rank.logits.data<float>(), softmax_.data<float>(),
-                            window_outputs_.data<float>(), MatrixView(rank.v), r, {s_.reduction, 0.3, s_.normalize},
+                            window_outputs_.data<float>(), MatrixView(rank.v), r, {rows_before, 0.3, s_.normalize},
                             before.back().data<float>());
     }
     score_after = by_position(after, heads_.Hq_lc(), s_.shape.L - s_.shape.W);
