@@ -73,6 +73,7 @@ std::unique_ptr<Policy> make_random(const CacheConfig& config);
 std::unique_ptr<Policy> make_snapkv(const CacheConfig& config);
 std::unique_ptr<Policy> make_sliding_window(const CacheConfig& config);
 std::unique_ptr<Policy> make_streaming_llm(const CacheConfig& config);
+std::unique_ptr<Policy> make_key_norm(const CacheConfig& config);
 std::unique_ptr<Policy> make_tova(const CacheConfig& config);
 
 }  // namespace restkv

@@ -36,6 +36,7 @@ const std::vector<PolicyEntry>& policy_table() {
       {"sliding_window", true, false, false, layer, {}, make_sliding_window},
       {"streaming_llm", true, false, false, layer, {}, make_streaming_llm},
       {"tova", true, true, false, layer_mean, {}, make_tova},
+      {"key_norm", true, false, false, kv_head, {}, make_key_norm},
   };
   return table;
 }

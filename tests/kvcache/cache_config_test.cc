@@ -26,7 +26,7 @@ TEST(CacheConfig, AcceptsItsDefaultsAndEveryPolicy) {
   EXPECT_EQ(refusal([](CacheConfig& c) { c.policy = "random"; }), "accepted");
   EXPECT_EQ(refusal([](CacheConfig& c) { c.policy = "snapkv", c.pooling = Pooling::max; }), "accepted");
   EXPECT_EQ(refusal([](CacheConfig& c) { c.budget.fraction = 0.01; }), "accepted");
-  for (const char* policy : {"sliding_window", "streaming_llm", "tova"})
+  for (const char* policy : {"sliding_window", "streaming_llm", "tova", "key_norm"})
     EXPECT_EQ(refusal([&](CacheConfig& c) { c.policy = policy; }), "accepted");
   EXPECT_EQ(refusal([](CacheConfig& c) { c.policy = "tova", c.window = 1; }), "accepted");
   EXPECT_EQ(refusal([](CacheConfig& c) { c.reconstruction = false; }), "accepted");
@@ -37,7 +37,7 @@ TEST(CacheConfig, UnknownPolicyListsTheKnownOnes) {
   const std::string text = refusal([](CacheConfig& c) { c.policy = "snapkw"; });
   EXPECT_EQ(text,
             "cache.policy: found 'snapkw', allowed: restkv, full, random, snapkv, sliding_window, "
-            "streaming_llm, tova; nearest is 'snapkv'");
+            "streaming_llm, tova, key_norm; nearest is 'snapkv'");
 }
 
 TEST(CacheConfig, RefusesEachBadValue) {
@@ -116,6 +116,7 @@ TEST(Evictor, SaysWhatItNeeds) {
   EXPECT_TRUE(evictor("snapkv", true).needs_window_queries());
   EXPECT_TRUE(evictor("tova", true).needs_window_queries());
   EXPECT_FALSE(evictor("tova", true).needs_output_factors());
+  EXPECT_FALSE(evictor("key_norm", true).needs_window_queries());
   EXPECT_FALSE(evictor("sliding_window", true).needs_window_queries());
   EXPECT_FALSE(evictor("streaming_llm", true).needs_window_queries());
   EXPECT_FALSE(evictor("snapkv", true).needs_output_factors());

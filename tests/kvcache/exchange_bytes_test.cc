@@ -9,7 +9,7 @@ namespace {
 
 TEST(ExchangeBytes, EqualWhatTheCommunicatorsCount) {
   using enum Granularity;
-  std::vector<CacheConfig> configs(10);
+  std::vector<CacheConfig> configs(11);
   configs[1].mode = ScoreMode::before;
   configs[2].pooling = Pooling::none;
   configs[3].granularity = query_head;
@@ -20,6 +20,7 @@ TEST(ExchangeBytes, EqualWhatTheCommunicatorsCount) {
   configs[7].policy = "tova";
   configs[8].policy = "streaming_llm";
   configs[9].reconstruction = false;
+  configs[10].policy = "key_norm";
   int64_t total = 0, split = 0;
   for (auto [sequence_size, tensor_size] : all_layouts()) {
     ProcessGrid grid = make_grid(sequence_size, tensor_size);

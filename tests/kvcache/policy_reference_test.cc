@@ -128,6 +128,43 @@ TEST(Tova, LastRowOverAllHeads) {
     }
 }
 
+TEST(KeyNorm, ShortestKeys) {
+  uint32_t seed = 40;
+  for (Granularity granularity : {Granularity::kv_head, Granularity::query_head})
+    for (const CaseShape& shape : {CaseShape{401, 16, 80, 6, 3, 24, 32}, CaseShape{700, 8, 90, 8, 1, 128},
+                                   CaseShape{300, 2, 60, 5, 5, 40, 0, Content::underflow}}) {
+      const EvictionCase c = random_case("key_norm", shape, config_of("key_norm", granularity), seed++);
+      const RankResult result = evict(c);
+      ASSERT_EQ(static_cast<int64_t>(result.scores.size()), c.Hkv);
+      const size_t group = result.kept.size() / result.scores.size();
+      for (size_t g = 0; g < result.scores.size(); ++g) {
+        Vector scores;
+        for (int64_t i = 0; i < c.L; ++i) {
+          double sum = 0.0;
+          for (int64_t j = 0; j < c.d; ++j) sum += std::pow(static_cast<double>(c.k[(g * c.L + i) * c.d + j]), 2.0);
+          scores.push_back(-std::sqrt(sum));
+        }
+        std::vector<size_t> heads(group);
+        std::iota(heads.begin(), heads.end(), g * group);
+        expect_top(c, scores, result, g, heads);
+      }
+    }
+}
+
+TEST(KeyNorm, SmallCaseByHand) {
+  EvictionCase c;
+  c.L = 7, c.Hq = 1, c.Hkv = 1, c.d = 4;
+  c.config = config_of("key_norm");
+  c.config.window = 2;
+  c.config.budget.tokens = 4;
+  c.q.assign(8, 1.0f), c.v.assign(28, 1.0f);
+  c.k = {3, 4, 0, 0, 1, 1, 1, 1, 0, 0, 9, 0, 0, -1, 0, 0, 2, 2, 2, 2, 0, 0, 0, 0, 0, 0, 0, 0};
+  const RankResult result = evict(c);
+  ASSERT_EQ(result.kept.size(), 1u);
+  EXPECT_EQ(result.kept[0], (std::vector<int64_t>{1, 3, 5, 6}));
+  EXPECT_EQ(result.scores[0], (std::vector<float>{-5, -2, -9, -1, -4}));
+}
+
 // Two query heads of one KV head, keys along two axes: head 0 looks at position 1 with e^2 against 1 elsewhere, head 1
 // at position 4 with e^3. Means: 4 first, then 1; earlier rows of the window look elsewhere and do not count.
 TEST(Tova, SmallCaseByHand) {

@@ -116,7 +116,7 @@ inline std::vector<CacheConfig> case_configs() {
   weights.reconstruction = false;
   all.insert(all.end(), {inverse, last, weights});
   for (Granularity granularity : {kv_head, query_head}) {
-    for (const char* policy : {"sliding_window", "streaming_llm", "tova"}) {
+    for (const char* policy : {"sliding_window", "streaming_llm", "tova", "key_norm"}) {
       all.emplace_back();
       all.back().policy = policy;
       all.back().granularity = granularity;

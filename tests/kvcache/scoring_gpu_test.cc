@@ -7,6 +7,7 @@
 
 #include "dist/base/error.h"
 #include "kvcache/scores/group_mean.h"
+#include "kvcache/scores/key_norms.h"
 #include "kvcache/scores/position_scores.h"
 #include "kvcache/scores/random_scores.h"
 #include "tests/kvcache/scoring_layer.h"
@@ -161,6 +162,30 @@ TEST_F(ScoringGpu, Options) {
     // A part of two groups, as with more tensor ranks than KV heads.
     compare({shape, dtype, {{3, 6}, {0, 2}}}, 63);
   }
+}
+
+TEST_F(ScoringGpu, KeyNorms) {
+  for (int64_t d : {20, 64, 128, 256})
+    for (DType dtype : {DType::f32, DType::bf16})
+      for (int ranks : {1, 3}) {
+        const ScoringShape s{{517, 7, 64, 8, 2, d, 32}, dtype, {{3, 6}, {0, 2}}};
+        const ScoringInput in = scoring_input(s, 75);
+        const HeadLayout heads = s.heads();
+        const SequencePartition partition = s.partition(ranks);
+        for (int rank = 0; rank < ranks; ++rank) {
+          const LocalShard shard = make_local_shard(partition, rank, s.shape.W);
+          std::vector<float> k;
+          for (const Segment& segment : shard.all)
+            k.insert(k.end(), &in.k[segment.global * 2 * d], &in.k[segment.global * 2 * d] + segment.count * 2 * d);
+          const Tensor on_cpu = upload(cpu, k, {shard.L_lc, 2 * d}),
+                       on_gpu = upload(*gpu, k, {shard.L_lc, 2 * d}, dtype);
+          std::vector<float> want(static_cast<size_t>(2 * shard.stride));
+          Tensor got = upload(*gpu, want, {2, shard.stride});
+          key_norms(cpu, heads, shard, MatrixView(on_cpu), want.data());
+          key_norms(*gpu, heads, shard, MatrixView(on_gpu), got.data<float>());
+          expect_close("key norms", gpu->to_host<float>(got), want, shard.stride, kStatisticsGpu);
+        }
+      }
 }
 
 // Values far outside the range of f16, and outputs close to a value: the tensor cores' path must notice.
