@@ -22,12 +22,14 @@ enum class ScoreMode { after, before };
 enum class TemporalSmoothing { ema, mean, inverse_ema, last };
 enum class Pooling { adaptive, average, max, none };
 enum class Granularity { kv_head, query_head };
+enum class Allocation { uniform, pyramid };
 
 struct CacheConfig {
   std::string policy = "restkv";
   Budget budget;
   int64_t window = 32;  ///< W: last prompt tokens, whose queries score the past; always kept
   Granularity granularity = Granularity::kv_head;
+  Allocation allocation = Allocation::uniform;  ///< of the budget to the layers (allocation.h)
 
   // restkv
   ScoreMode mode = ScoreMode::after;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "dist/base/error.h"
+#include "kvcache/allocation.h"
 #include "kvcache/policies/policy.h"
 #include "kvcache/scores/group_mean.h"
 #include "kvcache/select/radix_select.h"
@@ -21,7 +22,7 @@ struct Evictor::State {
   bool groups_are_split() const { return heads.groups_are_split(tensor.size()); }
   bool mean_over_layer() const { return entry.unit == ScoreUnit::layer_mean; }
   bool uses_output_factors() const { return entry.needs_output_factors && policy->uses_output_factors(config); }
-  int64_t checked_budget(int64_t L) const;
+  int64_t checked_budget(const LayerKv& layer) const;
   void check_input(const LayerKv& layer) const;
   Tensor gather_heads(const LocalShard& shard, const Tensor& scores);
   Tensor kv_head_scores(const LocalShard& shard, const Tensor& scores);
@@ -53,7 +54,9 @@ bool Evictor::needs_window_queries() const { return state_->entry.needs_window_q
 
 bool Evictor::needs_output_factors() const { return state_->uses_output_factors(); }
 
-int64_t Evictor::State::checked_budget(int64_t L) const {
+// Tokens that this layer keeps per head.
+int64_t Evictor::State::checked_budget(const LayerKv& layer) const {
+  const int64_t L = layer.partition->length();
   const int64_t B = config.budget.resolve(L);
   if (B < config.least_budget()) {
     if (config.budget.fraction > 0.0)
@@ -62,7 +65,7 @@ int64_t Evictor::State::checked_budget(int64_t L) const {
     fail_input("cache.budget: found {} tokens, allowed: at least {}", B, config.describe_least_budget());
   }
   RESTKV_CHECK(B <= L, "eviction of {} tokens with a budget of {}", L, B);
-  return B;
+  return layer_budget(config, L, layer.layer, layer.layers);
 }
 
 void Evictor::State::check_input(const LayerKv& layer) const {
@@ -174,8 +177,7 @@ std::vector<int64_t> Evictor::State::cache_heads() const {
 KeptRows Evictor::evict(const LayerKv& layer, EvictTrace* trace, PhaseClock* clock) {
   State& s = *state_;
   s.check_input(layer);
-  const int64_t L = layer.partition->length();
-  const int64_t past_budget = s.checked_budget(L) - s.config.window;
+  const int64_t past_budget = s.checked_budget(layer) - s.config.window;
   LocalShard shard;
   PolicyScores scores;
   {

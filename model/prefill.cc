@@ -248,6 +248,7 @@ void Transformer::evict(int64_t layer, const LayerWeights& w, PrefillState& s, S
   if (s.evicts) {
     LayerKv input;
     input.layer = layer;
+    input.layers = config_.layers;
     input.partition = &s.partition;
     if (!s.q_window.empty()) input.q_window = MatrixView(s.q_window);
     input.k = MatrixView(s.k);

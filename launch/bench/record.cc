@@ -190,13 +190,13 @@ std::string bench_table(const std::vector<BenchPoint>& points, const BenchSettin
       fmt::format("{} on {}; ceilings: GEMM {:.4g} TFLOP/s, copy {:.4g} TB/s\n", setting.config.model.name(),
                   setting.device_name, setting.ceilings.gemm_flops / 1e12, setting.ceilings.copy_bytes / 1e12);
   out += fmt::format(
-      "{:>7} {:<8} {:>7} {:>8} {:>5} {:>10} {:>8} {:>6} {:>9} {:>10} {:>9} {:>9} {:>8} {:>6} {:>10} {:>10}\n", "layout",
-      "policy", "budget", "context", "batch", "prefill s", "TFLOP/s", "share", "evict s", "decode ms", "p95 ms",
-      "tokens/s", "TB/s", "share", "cache", "peak");
+      "{:>7} {:<14} {:>7} {:>8} {:>5} {:>10} {:>8} {:>6} {:>9} {:>10} {:>9} {:>9} {:>8} {:>6} {:>10} {:>10}\n",
+      "layout", "policy", "budget", "context", "batch", "prefill s", "TFLOP/s", "share", "evict s", "decode ms",
+      "p95 ms", "tokens/s", "TB/s", "share", "cache", "peak");
   for (const BenchPoint& point : points) {
     Json budget = budget_of(point);
     out +=
-        fmt::format("{:>7} {:<8} {:>7} {:>8} {:>5} ", fmt::format("{}x{}", point.layout.sequence, point.layout.tensor),
+        fmt::format("{:>7} {:<14} {:>7} {:>8} {:>5} ", fmt::format("{}x{}", point.layout.sequence, point.layout.tensor),
                     point.config.cache.policy, budget.is_null() ? "-" : budget.dump(), point.context, point.batch);
     if (point.status != "ok") {
       // What would fit instead stands in the log and in the file.

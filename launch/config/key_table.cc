@@ -89,6 +89,10 @@ std::vector<KeySpec> cache_keys() {
                  "`kv_head`: one kept set per KV head. `query_head`: one per query head, with its own copy of K and V, "
                  "as published; the cache grows by query heads / KV heads.",
                  {"kv_head", "query_head"}, FIELD(cache.granularity)),
+      choice_key("cache.allocation", kResults,
+                 "How the budget is dealt to the layers. `uniform`: the same to all. `pyramid`: it falls linearly from "
+                 "the first layer to the last, which has a twentieth; the sum over the layers is that of `uniform`.",
+                 {"uniform", "pyramid"}, FIELD(cache.allocation)),
       choice_key("cache.mode", kResults,
                  "`restkv`: smooth the attention over the window, then score (`after`), or score each query, then "
                  "smooth the scores (`before`).",

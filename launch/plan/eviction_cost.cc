@@ -31,11 +31,11 @@ int64_t scored_rows(const PlanInput& input, const Shard& shard) {
   return selection_rows(input.config.cache, shard.heads);
 }
 
-/// Rows of one layer's decode cache on a rank, before new tokens.
-int64_t decode_rows(const PlanInput& input, const ShardPlan& shard) {
+/// Rows of one layer's decode cache on a rank, before new tokens: `kept` per head.
+int64_t decode_rows(const PlanInput& input, const ShardPlan& shard, int64_t kept) {
   bool per_query = input.config.cache.granularity == Granularity::query_head;
   const HeadLayout& heads = shard.decode.heads;
-  return (per_query ? heads.Hq_lc() : heads.Hkv_lc()) * input.kept();
+  return (per_query ? heads.Hq_lc() : heads.Hkv_lc()) * kept;
 }
 
 bool reshards(const PlanInput& input) { return input.decode == DecodeMode::tensor && input.sequence_size() > 1; }
@@ -70,9 +70,10 @@ int64_t decision_scratch(const PlanInput& input, const Shard& held, int64_t L_lc
 
 int64_t eviction_scratch_bytes(const PlanInput& input, const ShardPlan& shard, int64_t L_lc) {
   int64_t decision = input.evicts() ? decision_scratch(input, shard.resident, L_lc) * kF32 : 0;
-  // Packed, received and merged rows.
-  int64_t moving =
-      reshards(input) ? 3 * decode_rows(input, shard) * 2 * input.model.d * device_sizes(input.device).kv : 0;
+  // Packed, received and merged rows, of the layer that keeps most: the first.
+  int64_t moving = reshards(input) ? 3 * decode_rows(input, shard, input.kept_in(0)) * 2 * input.model.d *
+                                         device_sizes(input.device).kv
+                                   : 0;
   return std::max(decision, moving);
 }
 
@@ -106,7 +107,7 @@ int64_t reshard_sent_bytes(const PlanInput& input) {
     sent += collective::sent_by_all_gather(n, (per_query ? held.Hq_lc() : held.Hkv_lc()) * 8);  // the counts
     // Of the rows that this rank will decode, those that lie with the others.
     int64_t elsewhere = input.L - partition.local_size(rank / tensor);
-    sent += decode_rows(input, shard) * elsewhere / std::max<int64_t>(1, input.L) * row_bytes;
+    sent += decode_rows(input, shard, input.kept()) * elsewhere / std::max<int64_t>(1, input.L) * row_bytes;
   }
   return sent;
 }

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "dist/base/error.h"
+#include "kvcache/allocation.h"
 #include "kvcache/evict.h"
 #include "kvcache/policies/policy.h"
 #include "launch/plan/eviction_cost.h"
@@ -50,14 +51,17 @@ int64_t cache_bytes(const PlanInput& input, const ShardPlan& shard, int64_t L_lc
   bool per_query = input.config.cache.granularity == Granularity::query_head;
   const HeadLayout& heads = shard.decode.heads;
   int64_t cache_heads = per_query ? heads.Hq_lc() : heads.Hkv_lc();
-  int64_t rows = input.kept(), reserve = input.new_tokens;
-  if (input.decode == DecodeMode::sequence) {
+  int64_t rows = 0, reserve = input.new_tokens;
+  if (input.decode == DecodeMode::sequence) reserve = (reserve + input.sequence_size() - 1) / input.sequence_size();
+  for (int64_t layer = 0; layer < input.model.layers; ++layer) {
+    int64_t kept = input.kept_in(layer);
     // Kept rows stay where they lay; that a rank's share follows its share of the prompt is an expectation.
-    rows = input.evicts() ? (rows * L_lc + input.L - 1) / std::max<int64_t>(1, input.L) : L_lc;
-    reserve = (reserve + input.sequence_size() - 1) / input.sequence_size();
+    if (input.decode == DecodeMode::sequence)
+      kept = input.evicts() ? (kept * L_lc + input.L - 1) / std::max<int64_t>(1, input.L) : L_lc;
+    rows += kept + reserve;
   }
   const int64_t row_bytes = 2 * input.model.d * device_sizes(input.device).kv + static_cast<int64_t>(sizeof(int32_t));
-  return input.batch * input.model.layers * cache_heads * (rows + reserve) * row_bytes;
+  return input.batch * cache_heads * rows * row_bytes;
 }
 
 }  // namespace
@@ -72,6 +76,12 @@ DeviceSizes device_sizes(Device device) {
 bool PlanInput::evicts() const { return find_policy(config.cache.policy).evicts && L > config.cache.budget.resolve(L); }
 
 int64_t PlanInput::kept() const { return evicts() ? config.cache.budget.resolve(L) : L; }
+
+int64_t PlanInput::kept_in(int64_t layer) const {
+  // Plans are made before a budget that is too small is refused.
+  if (!evicts() || kept() < config.cache.least_budget()) return kept();
+  return layer_budget(config.cache, L, layer, model.layers);
+}
 
 PlanInput make_plan_input(const Checkpoint& checkpoint, const RunConfig& config, DecodeMode decode, int64_t L,
                           Device device) {

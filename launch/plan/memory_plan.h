@@ -40,9 +40,11 @@ struct PlanInput {
   int ranks() const { return static_cast<int>(config.world_size()); }
   int sequence_size() const { return static_cast<int>(config.parallel.sequence); }
   int tensor_size() const { return static_cast<int>(config.parallel.tensor); }
-  /// Whether a prompt of L tokens is evicted, and the rows that each cache head keeps of it.
+  /// Whether a prompt of L tokens is evicted, and the rows that each cache head keeps of it: on average over the
+  /// layers, and in one.
   bool evicts() const;
   int64_t kept() const;
+  int64_t kept_in(int64_t layer) const;
 };
 
 PlanInput make_plan_input(const Checkpoint& checkpoint, const RunConfig& config, DecodeMode decode, int64_t L,

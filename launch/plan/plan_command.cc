@@ -28,9 +28,13 @@ void print_head(const PlanInput& input, size_t prompts) {
                                  input.decode == DecodeMode::tensor ? "tensor" : "sequence"));
   print_row("prompts", fmt::format("{}, the longest {} tokens", prompts, input.L));
   if (input.batch > 1) print_row("batch", fmt::format("{} prompts decoded together", input.batch));
-  print_row("kept per head and layer",
-            fmt::format("{} tokens ({})", input.kept(),
-                        input.evicts() ? "policy " + input.config.cache.policy : "no eviction"));
+  bool pyramid = input.evicts() && input.config.cache.allocation == Allocation::pyramid;
+  print_row(
+      "kept per head and layer",
+      fmt::format(
+          "{} tokens{} ({})", input.kept(),
+          pyramid ? fmt::format(" on average, {} to {}", input.kept_in(0), input.kept_in(input.model.layers - 1)) : "",
+          input.evicts() ? "policy " + input.config.cache.policy : "no eviction"));
 }
 
 void print_memory(const MemoryPlan& plan, int ranks, int64_t available) {
@@ -69,7 +73,7 @@ void plan_sweep(const RunConfig& config, Checkpoint checkpoint, DecodeMode decod
   print_row("model", config.model.name());
   print_row("available", available > 0 ? format_bytes(available) : "unknown");
   fmt::print("bytes of the rank that needs most\n");
-  fmt::print("{:>7} {:<8} {:>7} {:>8} {:>5} {:>10} {:>10} {:>10} {:>11} {:>10} {:>10}\n", "layout", "policy", "kept",
+  fmt::print("{:>7} {:<14} {:>7} {:>8} {:>5} {:>10} {:>10} {:>10} {:>11} {:>10} {:>10}\n", "layout", "policy", "kept",
              "context", "batch", "weights", "cache", "layer K/V", "activations", "scratch", "sum");
   for (const BenchLayout& layout : sweep)
     for (const BenchGroup& group : layout.groups)
@@ -79,7 +83,7 @@ void plan_sweep(const RunConfig& config, Checkpoint checkpoint, DecodeMode decod
         PlanInput input = point_input(checkpoint, point, group, batch, decode, device);
         MemoryPlan plan = plan_memory(input);
         std::string refusal = refusal_of(input, plan, device == Device::gpu ? 1 : input.ranks(), available);
-        fmt::print("{:>7} {:<8} {:>7} {:>8} {:>5} {:>10} {:>10} {:>10} {:>11} {:>10} {:>10}{}{}\n",
+        fmt::print("{:>7} {:<14} {:>7} {:>8} {:>5} {:>10} {:>10} {:>10} {:>11} {:>10} {:>10}{}{}\n",
                    fmt::format("{}x{}", layout.sequence, layout.tensor), group.cache.policy, input.kept(), input.L,
                    batch, format_bytes(plan.weights + plan.output_factors), format_bytes(plan.cache),
                    format_bytes(plan.layer_kv), format_bytes(plan.activations), format_bytes(plan.scratch),

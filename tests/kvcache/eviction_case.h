@@ -16,7 +16,7 @@ namespace restkv::testing {
 
 struct EvictionCase {
   std::string name;
-  int64_t L = 0, Hq = 0, Hkv = 0, d = 0, layer = 0;
+  int64_t L = 0, Hq = 0, Hkv = 0, d = 0, layer = 0, layers = 1;
   int64_t block_size = 0;   ///< 0: the partition's own
   std::vector<float> q;     ///< [Hq, W, d]
   std::vector<float> k, v;  ///< [Hkv, L, d]
@@ -84,7 +84,8 @@ inline RankResult evict_case(Context& ctx, const EvictionCase& c, Communicator& 
                 MatrixView(q_there),
                 MatrixView(k_there),
                 MatrixView(v_there),
-                c.wo.empty() ? nullptr : r.data<float>()};
+                c.wo.empty() ? nullptr : r.data<float>(),
+                c.layers};
   KeptRows kept = evictor.evict(layer, &trace);
   result.head = kept.head;
   if (!kept.kernel.empty()) result.kernel = ctx.to_host<int64_t>(kept.kernel);

@@ -4,6 +4,7 @@
 #include <iostream>
 #include <set>
 
+#include "kvcache/allocation.h"
 #include "kvcache/policies/policy.h"
 #include "tests/kvcache/random_case.h"
 #include "tests/mpi_world.h"
@@ -93,7 +94,7 @@ TEST(EvictionLayouts, KeepsTheBudgetAndTheWindow) {
       for (const auto& scores : result.scores)
         for (float score : scores) ASSERT_TRUE(std::isfinite(score)) << name << ", " << config.policy;
       for (const auto& kept : result.kept) {
-        EXPECT_EQ(static_cast<int64_t>(kept.size()), shape.B) << name;
+        EXPECT_EQ(static_cast<int64_t>(kept.size()), layer_budget(c.config, c.L, c.layer, c.layers)) << name;
         EXPECT_TRUE(std::is_sorted(kept.begin(), kept.end())) << name;
         EXPECT_EQ(std::set<int64_t>(kept.begin(), kept.end()).size(), kept.size()) << name;
         for (int64_t w = 0; w < shape.W; ++w)

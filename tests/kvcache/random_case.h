@@ -69,7 +69,7 @@ inline EvictionCase random_case(const std::string& name, const CaseShape& s, Cac
   EvictionCase c;
   c.name = name;
   c.L = s.L, c.Hq = s.Hq, c.Hkv = s.Hkv, c.d = s.d, c.block_size = s.block_size;
-  c.layer = seed % 5;
+  c.layer = seed % 5, c.layers = 5;
   config.window = s.W;
   config.budget.tokens = s.B;
   config.sinks = std::min(config.sinks, s.B - s.W);
@@ -114,7 +114,9 @@ inline std::vector<CacheConfig> case_configs() {
   last.temporal = TemporalSmoothing::last;
   CacheConfig weights = restkv_config(ScoreMode::after, Pooling::adaptive, true, kv_head);
   weights.reconstruction = false;
-  all.insert(all.end(), {inverse, last, weights});
+  CacheConfig pyramid = restkv_config(ScoreMode::after, Pooling::adaptive, false, query_head);
+  pyramid.allocation = Allocation::pyramid;
+  all.insert(all.end(), {inverse, last, weights, pyramid});
   for (Granularity granularity : {kv_head, query_head}) {
     for (const char* policy : {"sliding_window", "streaming_llm", "tova", "key_norm"}) {
       all.emplace_back();
