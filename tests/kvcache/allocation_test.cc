@@ -46,7 +46,7 @@ TEST(Allocation, TheSumIsThatOfUniform) {
           sum += budgets[l];
           EXPECT_GE(budgets[l], 1);
           EXPECT_LE(budgets[l], L - 32);
-          if (l > 0) EXPECT_LE(budgets[l], budgets[l - 1]);
+          EXPECT_LE(budgets[l], budgets[l == 0 ? 0 : l - 1]);
         }
         EXPECT_EQ(sum, layers * (B - 32)) << layers << " layers, B " << B << ", L " << L;
       }
