@@ -46,6 +46,9 @@ TEST_P(PlanAgainstRun, MemoryAndBytes) {
   const auto& r = results[0];
 
   PlanInput input = input_for(model, path, c, kLength);
+  for (int64_t layer = 0; layer < input.model.layers; ++layer)
+    for (int64_t count : r["kept_counts"].at(static_cast<size_t>(layer)).get<std::vector<int64_t>>())
+      EXPECT_EQ(count, input.kept_in(layer)) << "layer " << layer;
   TrafficPlan traffic = plan_traffic(input);
   EXPECT_EQ(traffic.prefill, r["bytes_sent"]["prefill"].get<int64_t>());
   // The first token's broadcast precedes the steps.
@@ -64,14 +67,26 @@ TEST_P(PlanAgainstRun, MemoryAndBytes) {
 
 INSTANTIATE_TEST_SUITE_P(
     Layouts, PlanAgainstRun,
-    ::testing::Values(Case{"one", 1, 1, {"cache.budget=20%"}}, Case{"full", 1, 1, {"cache.policy=full"}},
-                      Case{"sequence2", 2, 1, {"cache.budget=20%"}},
-                      Case{"sequence3", 3, 1, {"cache.budget=200", "parallel.decode=sequence"}},
-                      Case{"tensor2", 1, 2, {"cache.budget=20%"}}, Case{"both", 2, 2, {"cache.budget=20%"}},
-                      Case{"before", 2, 1, {"cache.budget=20%", "cache.mode=before", "cache.pooling=average"}},
-                      Case{"query_head", 2, 1, {"cache.budget=20%", "cache.granularity=query_head"}},
-                      Case{"full2", 2, 1, {"cache.policy=full"}},
-                      Case{"bf16", 1, 1, {"cache.policy=random", "cache.budget=64", "model.dtype=bf16"}}),
+    ::testing::Values(
+        Case{"one", 1, 1, {"cache.budget=20%"}}, Case{"full", 1, 1, {"cache.policy=full"}},
+        Case{"sequence2", 2, 1, {"cache.budget=20%"}},
+        Case{"sequence3", 3, 1, {"cache.budget=200", "parallel.decode=sequence"}},
+        Case{"tensor2", 1, 2, {"cache.budget=20%"}}, Case{"both", 2, 2, {"cache.budget=20%"}},
+        Case{"before", 2, 1, {"cache.budget=20%", "cache.mode=before", "cache.pooling=average"}},
+        Case{"query_head", 2, 1, {"cache.budget=20%", "cache.granularity=query_head"}},
+        Case{"full2", 2, 1, {"cache.policy=full"}},
+        Case{"pyramid", 1, 1, {"cache.budget=20%", "cache.allocation=pyramid"}},
+        Case{"pyramid3",
+             3,
+             1,
+             {"cache.policy=snapkv", "cache.pooling=max", "cache.budget=200", "cache.allocation=pyramid"}},
+        Case{"ablation", 2, 1, {"cache.budget=20%", "cache.reconstruction=false", "cache.temporal=inverse_ema"}},
+        Case{"last_row", 1, 2, {"cache.budget=20%", "cache.temporal=last"}},
+        Case{"tova", 2, 2, {"cache.policy=tova", "cache.budget=20%", "cache.window=1"}},
+        Case{"streaming", 2, 1, {"cache.policy=streaming_llm", "cache.budget=20%"}},
+        Case{"sliding", 1, 2, {"cache.policy=sliding_window", "cache.budget=20%"}},
+        Case{"key_norm", 2, 1, {"cache.policy=key_norm", "cache.budget=20%"}},
+        Case{"bf16", 1, 1, {"cache.policy=random", "cache.budget=64", "model.dtype=bf16"}}),
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST(Plan, RefusalNamesWhatFits) {
