@@ -85,7 +85,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"tova", 2, 2, {"cache.policy=tova", "cache.budget=20%", "cache.window=1"}},
         Case{"streaming", 2, 1, {"cache.policy=streaming_llm", "cache.budget=20%"}},
         Case{"sliding", 1, 2, {"cache.policy=sliding_window", "cache.budget=20%"}},
-        Case{"key_norm", 2, 1, {"cache.policy=key_norm", "cache.budget=20%"}},
+        Case{"key_norm", 1, 2, {"cache.policy=key_norm", "cache.budget=20%"}},
         Case{"bf16", 1, 1, {"cache.policy=random", "cache.budget=64", "model.dtype=bf16"}}),
     [](const auto& info) { return std::string(info.param.name); });
 
