@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "dist/base/error.h"
 
@@ -16,7 +15,6 @@ struct DeviceDecodeBatch::Buffers {
   DecodeStream stream;
   Tensor q, k, v;              // bf16 [batch, Hq_lc d], [batch, Hkv_lc d]
   Tensor attended, activated;  // bf16 [batch, Hq_lc d], [batch, I_lc]
-  Tensor partial;              // f32 [batch, H], only with a group to sum over
   Tensor logits;               // f32 [batch, vocab]
   Tensor attention_scratch;
   Tensor frequencies;                 // f32 [d/2]
@@ -46,10 +44,6 @@ void upload(Context& ctx, const Tensor& to, const std::vector<T>& values) {
   ctx.gpu()->to_device(to.raw(), values.data(), bytes);
 }
 
-Communicator& decode_group(const Transformer& model) {
-  return model.plan().mode == DecodeMode::tensor ? model.grid().world() : model.grid().tensor();
-}
-
 }  // namespace
 
 DeviceDecodeBatch::Buffers::Buffers(Transformer& model, int64_t batch) : heads(decode_heads(model)) {
@@ -63,7 +57,6 @@ DeviceDecodeBatch::Buffers::Buffers(Transformer& model, int64_t batch) : heads(d
   v = ctx.empty(DType::bf16, {batch, kv_width});
   attended = ctx.empty(DType::bf16, {batch, q_width});
   activated = ctx.empty(DType::bf16, {batch, mine.mlp.size()});
-  if (decode_group(model).size() > 1) partial = ctx.empty(DType::f32, {batch, c.hidden});
   logits = ctx.empty(DType::f32, {batch, c.vocab});
   attention_scratch = decode_attention_scratch(ctx, batch, heads, c.d);
   frequencies = ctx.to_device(model.frequencies().data(), DType::f32, {c.d / 2});

@@ -314,12 +314,12 @@ void Transformer::emit_logits(PrefillState& s, const PrefillOptions& options, Se
 void Transformer::finish_report(PrefillState& s, Sequence& sequence) {
   bool per_query = cache_config_.granularity == Granularity::query_head;
   int64_t L = s.partition.length(), heads = per_query ? config_.Hq : config_.Hkv;
+  if (ctx_.gpu() != nullptr) sequence.cache.refresh_lengths();  // bytes() below needs them
   const std::vector<int64_t> counts = ctx_.to_host<int64_t>(s.local_counts);
   std::vector<uint64_t> totals(counts.begin(), counts.end());
   totals.push_back(ctx_.to_host<uint64_t>(s.local_hash)[0]);
   totals.push_back(static_cast<uint64_t>(sequence.cache.bytes()));
   grid_.world().all_reduce(std::span<uint64_t>(totals));
-  if (ctx_.gpu() != nullptr) sequence.cache.refresh_lengths();
   s.report.phases = s.clock.finish();
   PrefillReport& report = sequence.report = s.report;
   report.evict_seconds = report.seconds_of("scoring") + report.seconds_of("select") + report.seconds_of("compact");
