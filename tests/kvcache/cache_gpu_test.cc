@@ -8,21 +8,14 @@
 #include "dist/base/error.h"
 #include "kvcache/kv_cache.h"
 #include "kvcache/output_factors.h"
+#include "tests/gpu_test.h"
 #include "tests/kvcache/output_weights.h"
 
 namespace restkv::testing {
 namespace {
 
-class CacheGpu : public ::testing::Test {
+class CacheGpu : public testing::GpuTest {
  protected:
-  void SetUp() override {
-    try {
-      gpu = std::make_unique<Context>(Context::Options{Device::gpu, 1});
-    } catch (const InputError& e) {
-      GTEST_SKIP() << e.what();
-    }
-  }
-
   template <class T>
   std::vector<T> fetch(const T* device, int64_t count) {
     std::vector<T> host(static_cast<size_t>(count));
@@ -32,7 +25,6 @@ class CacheGpu : public ::testing::Test {
 
   void expect_equal(const KvCache& on_gpu, const KvCache& on_cpu, int64_t layer, int64_t row_bytes);
 
-  std::unique_ptr<Context> gpu;
   Context cpu{Context::Options{Device::cpu, 1}};
 };
 

@@ -3,25 +3,17 @@
 #include <iostream>
 
 #include "dist/base/error.h"
+#include "tests/gpu_test.h"
 #include "tests/kvcache/golden_case.h"
 #include "tests/kvcache/random_case.h"
 
 namespace restkv::testing {
 namespace {
 
-class EvictionGpu : public ::testing::Test {
+class EvictionGpu : public testing::GpuTest {
  protected:
-  void SetUp() override {
-    try {
-      gpu = std::make_unique<Context>(Context::Options{Device::gpu, 1});
-    } catch (const InputError& e) {
-      GTEST_SKIP() << e.what();
-    }
-  }
-
   void compare(const EvictionCase& c, DType dtype, double tolerance);
 
-  std::unique_ptr<Context> gpu;
   std::unique_ptr<Communicator> sequence = make_self_communicator("sequence"),
                                 tensor = make_self_communicator("tensor");
   int64_t heads = 0, drifted = 0;  // query heads whose width or shift differs

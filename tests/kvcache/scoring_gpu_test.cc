@@ -10,21 +10,15 @@
 #include "kvcache/scores/key_norms.h"
 #include "kvcache/scores/position_scores.h"
 #include "kvcache/scores/random_scores.h"
+#include "tests/gpu_test.h"
 #include "tests/kvcache/scoring_layer.h"
 #include "tests/tolerances.h"
 
 namespace restkv::testing {
 namespace {
 
-class ScoringGpu : public ::testing::Test {
+class ScoringGpu : public testing::GpuTest {
  protected:
-  void SetUp() override {
-    try {
-      gpu = std::make_unique<Context>(Context::Options{Device::gpu, 1});
-    } catch (const InputError& e) {
-      GTEST_SKIP() << e.what();
-    }
-  }
   static void TearDownTestSuite() {
     for (const auto& [what, error] : largest_error) printf("largest error, %-28s %.2e\n", what.c_str(), error);
     largest_error.clear();
@@ -118,7 +112,6 @@ class ScoringGpu : public ::testing::Test {
     expect_same_bits("scores before", many.score_before, one.score_before);
   }
 
-  std::unique_ptr<Context> gpu;
   Context cpu{Context::Options{Device::cpu}};
   static std::map<std::string, double> largest_error;
 };

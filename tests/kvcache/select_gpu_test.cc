@@ -10,6 +10,7 @@
 #include "kvcache/scores/pooling.h"
 #include "kvcache/select/radix_select.h"
 #include "kvcache/statistics/window_attention.h"
+#include "tests/gpu_test.h"
 #include "tests/kvcache/select_rows.h"
 
 namespace restkv::testing {
@@ -20,16 +21,8 @@ bool same_bits(const std::vector<T>& a, const std::vector<T>& b) {
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
 
-class SelectGpu : public ::testing::Test {
+class SelectGpu : public testing::GpuTest {
  protected:
-  void SetUp() override {
-    try {
-      gpu = std::make_unique<Context>(Context::Options{Device::gpu, 1});
-    } catch (const InputError& e) {
-      GTEST_SKIP() << e.what();
-    }
-  }
-
   // An output tensor in which an element that nobody writes is found.
   Tensor poisoned(DType dtype, Shape shape) {
     Tensor t = gpu->empty(dtype, std::move(shape));
@@ -46,7 +39,6 @@ class SelectGpu : public ::testing::Test {
                const std::string& name);
   void compare_beside(int64_t L, int64_t W, double part);
 
-  std::unique_ptr<Context> gpu;
   Context cpu{Context::Options{Device::cpu, 1}};
   std::unique_ptr<Communicator> self = make_self_communicator();
 };

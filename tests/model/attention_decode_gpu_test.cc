@@ -3,6 +3,7 @@
 
 #include "dist/base/error.h"
 #include "model/ops/attention_decode.h"
+#include "tests/gpu_test.h"
 #include "tests/model/decode_batch_fixture.h"
 #include "tests/tolerances.h"
 
@@ -18,16 +19,8 @@ struct Case {
   std::vector<int32_t> lengths;  // taken in turn by the heads of all sequences
 };
 
-class AttentionDecodeGpu : public ::testing::Test {
+class AttentionDecodeGpu : public testing::GpuTest {
  protected:
-  void SetUp() override {
-    try {
-      gpu = std::make_unique<Context>(Context::Options{Device::gpu, 1});
-    } catch (const InputError& e) {
-      GTEST_SKIP() << e.what();
-    }
-  }
-
   // A batch in memory: one layer.
   struct Batch {
     Case c;
@@ -139,7 +132,6 @@ class AttentionDecodeGpu : public ::testing::Test {
     expect_appended(batch);
   }
 
-  std::unique_ptr<Context> gpu;
   Context cpu{Context::Options{Device::cpu}};
 };
 

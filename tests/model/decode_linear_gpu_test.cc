@@ -10,6 +10,7 @@
 #include "dist/base/mix.h"
 #include "model/ops/decode_linear.h"
 #include "model/ops/rope.h"
+#include "tests/gpu_test.h"
 #include "tests/tolerances.h"
 
 namespace restkv {
@@ -37,16 +38,8 @@ void PrintTo(const Shape8& s, std::ostream* out) {
   *out << "H" << s.H << " I" << s.I << " Hq" << s.Hq << " Hkv" << s.Hkv << " d" << s.d << " V" << s.vocab;
 }
 
-class DecodeGpu : public ::testing::Test {
+class DecodeGpu : public testing::GpuTest {
  protected:
-  void SetUp() override {
-    try {
-      gpu = std::make_unique<Context>(Context::Options{Device::gpu, 1});
-    } catch (const InputError& e) {
-      GTEST_SKIP() << e.what();
-    }
-  }
-
   // Values in [-scale, scale); columns beyond `cols` (padding) are NaN: nobody may use them.
   Both random(int64_t rows, int64_t cols, uint64_t seed, float scale, int64_t padding = 0) {
     Both m{{}, {}, {}, rows, cols, cols + padding};
@@ -137,7 +130,6 @@ class DecodeGpu : public ::testing::Test {
   void compare_qkv(const Shape8& s, int64_t batch, bool bias);
   void compare_rest(const Shape8& s, int64_t batch);
 
-  std::unique_ptr<Context> gpu;
   Context cpu{Context::Options{Device::cpu}};
   DecodeStream on_gpu, on_cpu;
   std::vector<float> norm;

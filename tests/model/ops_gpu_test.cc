@@ -12,6 +12,7 @@
 #include "model/ops/rms_norm.h"
 #include "model/ops/rope.h"
 #include "model/ops/swiglu.h"
+#include "tests/gpu_test.h"
 #include "tests/tolerances.h"
 
 namespace restkv {
@@ -27,16 +28,8 @@ struct Both {
   MatrixView on_gpu() { return MatrixView(gpu); }
 };
 
-class OpsGpu : public ::testing::Test {
+class OpsGpu : public testing::GpuTest {
  protected:
-  void SetUp() override {
-    try {
-      gpu = std::make_unique<Context>(Context::Options{Device::gpu, 1});
-    } catch (const InputError& e) {
-      GTEST_SKIP() << e.what();
-    }
-  }
-
   Both random(int64_t rows, int64_t cols, uint32_t seed, float scale = 1.0f) {
     std::mt19937 rng(seed);
     std::normal_distribution<float> normal(0.0f, scale);
@@ -70,7 +63,6 @@ class OpsGpu : public ::testing::Test {
     EXPECT_LT(std::sqrt(difference / norm), tolerance);
   }
 
-  std::unique_ptr<Context> gpu;
   Context cpu{Context::Options{Device::cpu}};
 };
 

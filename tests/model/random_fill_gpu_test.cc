@@ -8,20 +8,13 @@
 #include "model/presets.h"
 #include "model/weights/random_fill.h"
 #include "model/weights/random_source.h"
+#include "tests/gpu_test.h"
 
 namespace restkv {
 namespace {
 
-class RandomFillGpu : public ::testing::Test {
+class RandomFillGpu : public testing::GpuTest {
  protected:
-  void SetUp() override {
-    try {
-      gpu_ = std::make_unique<Context>(Context::Options{Device::gpu, 1});
-    } catch (const InputError& e) {
-      GTEST_SKIP() << e.what();
-    }
-  }
-
   /// `shift` elements into a larger array, so that rows need not be aligned; both sides poisoned.
   template <class T>
   void compare(const RandomElements& e, int64_t shift) {
@@ -30,14 +23,12 @@ class RandomFillGpu : public ::testing::Test {
     std::memset(poison.data(), 0xff, poison.size() * sizeof(T));  // NaN
     std::vector<T> expected = poison;
     random_rows(e, dtype_of<T>(), expected.data() + shift);
-    Tensor all = gpu_->to_device(poison.data(), dtype_of<T>(), {n + 2 * shift});
-    random_fill(*gpu_, e, all.rows(shift, n).reshape({rows, cols}));
-    std::vector<T> got = gpu_->to_host<T>(all);
+    Tensor all = gpu->to_device(poison.data(), dtype_of<T>(), {n + 2 * shift});
+    random_fill(*gpu, e, all.rows(shift, n).reshape({rows, cols}));
+    std::vector<T> got = gpu->to_host<T>(all);
     for (size_t i = 0; i < got.size(); ++i)
       ASSERT_EQ(0, std::memcmp(&got[i], &expected[i], sizeof(T))) << "element " << i << " of " << rows << " x " << cols;
   }
-
-  std::unique_ptr<Context> gpu_;
 };
 
 TEST_F(RandomFillGpu, SlicesOfAllShapes) {
@@ -65,9 +56,9 @@ TEST_F(RandomFillGpu, SourceFillsWhatItReads) {
   RandomSource source(preset_config("tiny"), 11, 2.0);
   const char* name = "model.layers.1.self_attn.o_proj.weight";
   Range rows{0, 256}, cols{64, 192};
-  Tensor out = gpu_->empty(DType::bf16, {rows.size(), cols.size()});
-  ASSERT_TRUE(source.fill(*gpu_, name, rows, cols, out));
-  std::vector<bf16> got = gpu_->to_host<bf16>(out), expected(got.size());
+  Tensor out = gpu->empty(DType::bf16, {rows.size(), cols.size()});
+  ASSERT_TRUE(source.fill(*gpu, name, rows, cols, out));
+  std::vector<bf16> got = gpu->to_host<bf16>(out), expected(got.size());
   source.read(name, rows, cols, DType::bf16, expected.data());
   EXPECT_EQ(0, std::memcmp(got.data(), expected.data(), got.size() * sizeof(bf16)));
 }
@@ -79,10 +70,10 @@ TEST_F(RandomFillGpu, LargeTensor) {
   e.width = 1 << 15;
   e.rows = {0, (1 << 16) + 16};
   e.cols = {0, 1 << 15};
-  Tensor out = gpu_->empty(DType::bf16, {e.rows.size(), e.cols.size()});
-  random_fill(*gpu_, e, out);
+  Tensor out = gpu->empty(DType::bf16, {e.rows.size(), e.cols.size()});
+  random_fill(*gpu, e, out);
   e.rows = {(1 << 16) + 8, (1 << 16) + 16};
-  std::vector<bf16> tail = gpu_->to_host<bf16>(out.rows(1 << 16, 16).rows(8, 8)), expected(tail.size());
+  std::vector<bf16> tail = gpu->to_host<bf16>(out.rows(1 << 16, 16).rows(8, 8)), expected(tail.size());
   random_rows(e, DType::bf16, expected.data());
   EXPECT_EQ(0, std::memcmp(tail.data(), expected.data(), tail.size() * sizeof(bf16)));
 }

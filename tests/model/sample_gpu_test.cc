@@ -8,22 +8,15 @@
 
 #include "dist/base/error.h"
 #include "model/ops/sample.h"
+#include "tests/gpu_test.h"
 
 namespace restkv {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-class SampleGpu : public ::testing::Test {
+class SampleGpu : public testing::GpuTest {
  protected:
-  void SetUp() override {
-    try {
-      gpu = std::make_unique<Context>(Context::Options{Device::gpu, 1});
-    } catch (const InputError& e) {
-      GTEST_SKIP() << e.what();
-    }
-  }
-
   struct Batch {
     Tensor logits, sampling, steps, tokens;
     SampleBatch args;
@@ -64,8 +57,6 @@ class SampleGpu : public ::testing::Test {
           << ", top_p " << configs[b].top_p << ", step " << steps[b];
     }
   }
-
-  std::unique_ptr<Context> gpu;
 };
 
 std::vector<float> normal_logits(size_t n, uint32_t seed, float spread) {

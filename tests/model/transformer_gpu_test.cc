@@ -11,6 +11,7 @@
 #include "model/decode_batch.h"
 #include "model/families/family.h"
 #include "model/weights/random_source.h"
+#include "tests/gpu_test.h"
 #include "tests/model/run_model.h"
 #include "tests/read_safetensors.h"
 #include "tests/tolerances.h"
@@ -85,15 +86,9 @@ class RowDifferences {
   int count_ = 0;
 };
 
-class TransformerGpu : public ::testing::Test {
+class TransformerGpu : public testing::GpuTest {
  protected:
-  void SetUp() override {
-    try {
-      gpu = std::make_unique<Context>(Context::Options{Device::gpu, 0});
-    } catch (const InputError& e) {
-      GTEST_SKIP() << e.what();
-    }
-  }
+  int threads() const override { return 0; }
 
   std::unique_ptr<Transformer> make(Context& ctx, const ModelConfig& config, const CacheConfig& cache) {
     // A large gain keeps attention from being flat, so that what is evicted matters.
@@ -108,7 +103,6 @@ class TransformerGpu : public ::testing::Test {
 
   void compare_logits(const ModelConfig& config);
 
-  std::unique_ptr<Context> gpu;
   Context cpu{Context::Options{Device::cpu}};
   ProcessGrid grid{make_self_communicator(), 1, 1};
 };
