@@ -119,7 +119,7 @@ void Transformer::run_layers(PrefillState& s, const PrefillOptions& options, Seq
       evict(layer, w, s, sequence);
     } catch (const RuntimeFailure& e) {
       // On GPUs an earlier kernel's error may show only here: the place is where it was noticed.
-      fail_runtime("rank {}, prefill, layer {}, {}: {}", grid_.world().rank(), layer, s.clock.current(), e.what());
+      fail_runtime("rank {}, prefill, layer {}, {}: {}", grid_.rank(), layer, s.clock.current(), e.what());
     }
     if (options.progress) options.progress(layer + 1, config_.layers);
   }
@@ -319,7 +319,7 @@ void Transformer::finish_report(PrefillState& s, Sequence& sequence) {
   std::vector<uint64_t> totals(counts.begin(), counts.end());
   totals.push_back(ctx_.to_host<uint64_t>(s.local_hash)[0]);
   totals.push_back(static_cast<uint64_t>(sequence.cache.bytes()));
-  grid_.world().all_reduce(std::span<uint64_t>(totals));
+  grid_.control().all_reduce(std::span<uint64_t>(totals));
   s.report.phases = s.clock.finish();
   PrefillReport& report = sequence.report = s.report;
   report.evict_seconds = report.seconds_of("scoring") + report.seconds_of("select") + report.seconds_of("compact");

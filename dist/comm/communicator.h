@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -53,6 +54,16 @@ class Communicator {
                          int source, DType dtype) = 0;
 
   virtual void barrier() = 0;
+
+  /// Makes the collectives that `calls` makes of this group run beside what is enqueued after them, where the devices
+  /// can: they begin when all work enqueued before has ended. Their buffers are neither read nor written until join().
+  /// Returns a ticket for it. On CPU ranks the calls have ended on return.
+  virtual std::shared_ptr<void> beside(const std::function<void()>& calls) {
+    calls();
+    return nullptr;
+  }
+  /// What is enqueued after it waits for the ticket's collectives; the host does not.
+  virtual void join(const void* /*ticket*/) {}
 
   /// Sub-groups: ranks with the same color, ordered by key. Collective over this group.
   virtual std::unique_ptr<Communicator> split(int color, int key, std::string name) = 0;

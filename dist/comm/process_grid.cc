@@ -15,8 +15,12 @@ std::string layouts_of(int world) {
 
 }  // namespace
 
-ProcessGrid::ProcessGrid(std::unique_ptr<Communicator> world, int sequence_size, int tensor_size)
-    : world_(std::move(world)) {
+ProcessGrid::ProcessGrid(std::unique_ptr<Communicator> world, int sequence_size, int tensor_size,
+                         std::unique_ptr<Communicator> control)
+    : control_(std::move(control)), world_(std::move(world)) {
+  RESTKV_CHECK(control_ == nullptr || (control_->size() == world_->size() && control_->rank() == world_->rank()),
+               "the control group's rank {} of {} is not the world's {} of {}", control_->rank(), control_->size(),
+               world_->rank(), world_->size());
   if (sequence_size < 1 || tensor_size < 1)
     fail_input("layout: sequence {} x tensor {}: both must be at least 1", sequence_size, tensor_size);
   int64_t needed = static_cast<int64_t>(sequence_size) * tensor_size;

@@ -10,9 +10,13 @@ namespace restkv {
 
 class ProcessGrid {
  public:
+  /// `world`, and with it sequence() and tensor(), moves what ranks compute: it works on the memory of their device.
+  /// `control` (all ranks, in the same order) moves what their hosts have to say: counts, tokens, errors. It is `world`
+  /// itself where the devices are CPUs (null).
   /// Takes the world group and splits it. Throws InputError unless sequence * tensor == world->size() (the message
   /// says which sizes would fit). Collective.
-  ProcessGrid(std::unique_ptr<Communicator> world, int sequence_size, int tensor_size);
+  ProcessGrid(std::unique_ptr<Communicator> world, int sequence_size, int tensor_size,
+              std::unique_ptr<Communicator> control = nullptr);
 
   int sequence_size() const { return sequence_->size(); }
   int tensor_size() const { return tensor_->size(); }
@@ -23,12 +27,15 @@ class ProcessGrid {
   bool is_root() const { return rank() == 0; }
 
   Communicator& world() const { return *world_; }
+  /// All ranks; host memory.
+  Communicator& control() const { return control_ != nullptr ? *control_ : *world_; }
   /// Ranks that hold the same heads and other tokens.
   Communicator& sequence() const { return *sequence_; }
   /// Ranks that hold the same tokens and other heads.
   Communicator& tensor() const { return *tensor_; }
 
  private:
+  std::unique_ptr<Communicator> control_;
   std::unique_ptr<Communicator> world_;
   std::unique_ptr<Communicator> sequence_;
   std::unique_ptr<Communicator> tensor_;

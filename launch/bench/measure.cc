@@ -68,12 +68,12 @@ Sequence GroupMeasurement::prefill(int64_t index, double* seconds) {
   std::vector<int32_t> prompt = random_prompt(config_.bench.seed, index, group_.context, model_.config().vocab);
   PrefillOptions options;
   options.max_new_tokens = decode_steps(config_, group_);
-  grid_.world().barrier();
+  grid_.control().barrier();
   ctx_.synchronize();
   Stopwatch watch;
   Sequence sequence = model_.prefill(prompt, options);
   ctx_.synchronize();
-  *seconds = slowest(grid_.world(), watch.seconds());
+  *seconds = slowest(grid_.control(), watch.seconds());
   return sequence;
 }
 
@@ -93,7 +93,7 @@ void GroupMeasurement::measure_prefills() {
   prefills_.prefill_s = prefills_.prefill_seconds[median];
   prefills_.report = std::move(reports[median]);
   prefills_.prefill_phases = prefills_.report.phases;
-  combine(grid_.world(), prefills_.prefill_phases);
+  combine(grid_.control(), prefills_.prefill_phases);
   sequences_.push_back(std::move(*sequence));
 }
 
@@ -124,7 +124,7 @@ double GroupMeasurement::kv_bytes() {
     s.cache.refresh_lengths();
     bytes += s.cache.bytes();
   }
-  grid_.world().all_reduce(&bytes, 1, DType::i64, ReduceOp::sum);
+  grid_.control().all_reduce(&bytes, 1, DType::i64, ReduceOp::sum);
   return static_cast<double>(bytes);
 }
 
@@ -140,7 +140,7 @@ void GroupMeasurement::decode(BenchResult& result) {
   };
   for (int64_t i = 0; i < config_.bench.warmup; ++i) step();
   double before = kv_bytes();
-  grid_.world().barrier();
+  grid_.control().barrier();
   int64_t sent = bytes_sent(grid_);
   std::vector<double>& steps = result.step_seconds;
   for (int64_t i = 0; i < config_.bench.new_tokens; ++i) {
@@ -151,9 +151,9 @@ void GroupMeasurement::decode(BenchResult& result) {
     steps.push_back(watch.seconds());
   }
   result.sent_bytes = bytes_sent(grid_) - sent;
-  grid_.world().all_reduce(&result.sent_bytes, 1, DType::i64, ReduceOp::sum);
+  grid_.control().all_reduce(&result.sent_bytes, 1, DType::i64, ReduceOp::sum);
   result.kv_bytes = (before + kv_bytes()) / 2.0;
-  grid_.world().all_reduce(std::span<double>(steps), ReduceOp::max);
+  grid_.control().all_reduce(std::span<double>(steps), ReduceOp::max);
   result.step_s = steps[median_index(steps)];
   std::sort(steps.begin(), steps.end());
   auto n = static_cast<double>(steps.size());
@@ -163,7 +163,7 @@ void GroupMeasurement::decode(BenchResult& result) {
     std::span<const int32_t> sampled = batch->tokens();
     add_phases(result.decode_phases, batch->timed_step(std::vector<int32_t>(sampled.begin(), sampled.end())));
   }
-  combine(grid_.world(), result.decode_phases);
+  combine(grid_.control(), result.decode_phases);
   for (PhaseTime& p : result.decode_phases) {
     p.seconds /= static_cast<double>(kTimedSteps);
     p.bytes /= kTimedSteps;
@@ -171,7 +171,7 @@ void GroupMeasurement::decode(BenchResult& result) {
 }
 
 void GroupMeasurement::gather_memory(BenchResult& result) {
-  Communicator& world = grid_.world();
+  Communicator& world = grid_.control();
   auto gather = [&](int64_t mine) {
     std::vector<int64_t> all(static_cast<size_t>(world.size()));
     world.all_gather(&mine, all.data(), 1, DType::i64);

@@ -96,7 +96,7 @@ std::vector<std::array<int32_t, 2>> decide(DecodeBatch& batch, const ProcessGrid
       decisions[i] = {tokens[i], static_cast<int32_t>(stop)};
     }
   }
-  if (grid.size() > 1) grid.world().broadcast(std::span<int32_t>(decisions.front().data(), 2 * decisions.size()), 0);
+  if (grid.size() > 1) grid.control().broadcast(std::span<int32_t>(decisions.front().data(), 2 * decisions.size()), 0);
   return decisions;
 }
 

@@ -49,7 +49,7 @@ void Runner::agree_on_config(Communicator& world, const std::string& path, const
 }
 
 void Runner::open_inputs() {
-  run_together(grid_->world(), [&] {
+  run_together(grid_->control(), [&] {
     checkpoint_ = open_model_for_text(config_);
     check_layout(checkpoint_.config, config_, decode_);
   });
@@ -57,7 +57,7 @@ void Runner::open_inputs() {
 
 // Rank 0 reads and tokenizes everything before any weight is loaded: a bad last prompt is found in the first second.
 void Runner::read_requests() {
-  run_together(grid_->world(), [&] {
+  run_together(grid_->control(), [&] {
     if (!is_root()) return;
     requests_ = prepare_requests(read_prompts(config_), checkpoint_, config_);
     if (config_.output.file.empty()) return;
@@ -78,19 +78,19 @@ void Runner::read_requests() {
 void Runner::share_request_sizes() {
   std::array<int64_t, 2> sizes = {static_cast<int64_t>(requests_.size()), 0};
   for (const Request& r : requests_) sizes[1] = std::max(sizes[1], static_cast<int64_t>(r.tokens.size()));
-  grid_->world().broadcast(std::span<int64_t>(sizes), 0);
+  grid_->control().broadcast(std::span<int64_t>(sizes), 0);
   pending_ = sizes[0];
   longest_ = sizes[1];
 }
 
 void Runner::start_context() {
-  ctx_ = make_context(mpi_, grid_->world(), config_, log_);
+  ctx_ = make_context(mpi_, grid_->control(), config_, log_);
   layout_ = {config_.parallel.sequence, config_.parallel.tensor, ctx_->threads(),
              decode_ == DecodeMode::tensor ? "tensor" : "sequence", std::string(name_of(ctx_->device()))};
 }
 
 void Runner::check_memory() {
-  run_together(grid_->world(), [&] {
+  run_together(grid_->control(), [&] {
     PlanInput input = make_plan_input(checkpoint_, config_, decode_, longest_, ctx_->device());
     input.batch = std::min(config_.generate.batch, pending_);
     MemoryPlan plan = plan_memory(input);
@@ -105,7 +105,7 @@ void Runner::check_memory() {
 }
 
 void Runner::load_model() {
-  run_together(grid_->world(), [&] {
+  run_together(grid_->control(), [&] {
     ProgressBar bar(shows_progress(), "load");
     Stopwatch watch;
     TransformerOptions options;
@@ -130,11 +130,11 @@ Request Runner::receive_request(size_t i) {
   Request request;
   if (is_root()) request = std::move(requests_[i]);
   std::array<uint64_t, 3> header = {request.tokens.size(), request.hash, static_cast<uint64_t>(request.index)};
-  grid_->world().broadcast(std::span<uint64_t>(header), 0);
+  grid_->control().broadcast(std::span<uint64_t>(header), 0);
   request.tokens.resize(header[0]);
   request.hash = header[1];
   request.index = static_cast<int64_t>(header[2]);
-  grid_->world().broadcast(std::span<int32_t>(request.tokens), 0);
+  grid_->control().broadcast(std::span<int32_t>(request.tokens), 0);
   return request;
 }
 
@@ -159,9 +159,9 @@ void Runner::run_batch(int64_t first, int64_t count) {
   ctx_->memory().reset_peak();
   std::vector<Generation> generations = generate(*model_, *grid_, checkpoint_, config_, requests, hooks);
   for (size_t i = 0; i < requests.size(); ++i) {
-    RequestSummary summary = summarize(grid_->world(), generations[i], ctx_->memory().peak(), peak_resident_bytes());
+    RequestSummary summary = summarize(grid_->control(), generations[i], ctx_->memory().peak(), peak_resident_bytes());
     // Only rank 0 writes, but all ranks learn whether it could.
-    run_together(grid_->world(), [&] {
+    run_together(grid_->control(), [&] {
       if (is_root()) report(requests[i], generations[i], summary);
     });
   }
