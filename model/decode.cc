@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "dist/base/activity.h"
 #include "dist/base/error.h"
 #include "dist/base/stopwatch.h"
 #include "model/decode_batch_device.h"
@@ -56,6 +57,7 @@ void Transformer::decode_step(Sequence& sequence, int32_t token) {
     sequence.logits = batch.logits(0);
     return;
   }
+  ActivityScope doing("decode");
   DecodeBuffers b(config_, plan_.decode);
   Communicator& group = plan_.mode == DecodeMode::tensor ? grid_.world() : grid_.tensor();
   int64_t H = config_.hidden;
@@ -72,6 +74,7 @@ void Transformer::decode_step(Sequence& sequence, int32_t token) {
   double attention_seconds = 0.0, mlp_seconds = 0.0;
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
     const LayerWeights& w = weights_.layers[layer];
+    activity().layer = layer;
     Stopwatch watch;
     rms_norm(ctx_, x, w.attention_norm, normed, config_.rms_eps);
     decode_attention(layer, sequence, b);
@@ -84,6 +87,7 @@ void Transformer::decode_step(Sequence& sequence, int32_t token) {
     mlp_seconds += watch.seconds() - half;
   }
   Stopwatch watch;
+  activity().layer = -1;
   compute_logits(x, sequence.logits);
   sequence.decode_phases = {
       {"attention", attention_seconds, 0}, {"mlp", mlp_seconds, 0}, {"logits", watch.seconds(), 0}};

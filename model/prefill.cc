@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "dist/base/activity.h"
 #include "dist/base/error.h"
 #include "dist/base/phase_clock.h"
 #include "dist/base/stopwatch.h"
@@ -80,6 +81,7 @@ Sequence Transformer::prefill(std::span<const int32_t> tokens, const PrefillOpti
     if (token < 0 || token >= config_.vocab)
       fail_input("prompt: token {} is outside the vocabulary of {}", token, config_.vocab);
 
+  ActivityScope doing("prefill");
   Stopwatch whole;
   PrefillState s(ctx_, SequencePartition(L, grid_.sequence_size()), grid_.sequence_rank(), config_, plan_.resident,
                  grid_.tensor_size());
@@ -101,6 +103,7 @@ Sequence Transformer::prefill(std::span<const int32_t> tokens, const PrefillOpti
   s.rope = rope_table(ctx_, frequencies_at(L), s.positions, config_.rope.attention_factor);
 
   run_layers(s, options, sequence);
+  activity().layer = -1;
   emit_logits(s, options, sequence);
   finish_report(s, sequence);
   sequence.report.seconds = whole.seconds();
@@ -109,18 +112,14 @@ Sequence Transformer::prefill(std::span<const int32_t> tokens, const PrefillOpti
 
 void Transformer::run_layers(PrefillState& s, const PrefillOptions& options, Sequence& sequence) {
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
-    try {
-      const LayerWeights& w = weights_.layers[layer];
-      project_qkv(w, s);
-      gather_kv(s);
-      attend(layer, s);
-      project_output(w, s);
-      mlp(w, s);
-      evict(layer, w, s, sequence);
-    } catch (const RuntimeFailure& e) {
-      // On GPUs an earlier kernel's error may show only here: the place is where it was noticed.
-      fail_runtime("rank {}, prefill, layer {}, {}: {}", grid_.rank(), layer, s.clock.current(), e.what());
-    }
+    activity().layer = layer;
+    const LayerWeights& w = weights_.layers[layer];
+    project_qkv(w, s);
+    gather_kv(s);
+    attend(layer, s);
+    project_output(w, s);
+    mlp(w, s);
+    evict(layer, w, s, sequence);
     if (options.progress) options.progress(layer + 1, config_.layers);
   }
 }

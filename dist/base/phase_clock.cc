@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "dist/base/activity.h"
+
 namespace restkv {
 
 void add_phases(std::vector<PhaseTime>& total, const std::vector<PhaseTime>& part) {
@@ -26,6 +28,7 @@ PhaseTime& PhaseClock::phase(const char* name) {
 }
 
 void PhaseClock::start(const char* name) {
+  activity().step = name;
   if (running_ && std::strcmp(name, current_) == 0) return;
   if (GpuRuntime* gpu = ctx_.gpu()) {
     std::shared_ptr<void> now = gpu->mark();
@@ -46,6 +49,7 @@ void PhaseClock::start(const char* name) {
 }
 
 void PhaseClock::stop() {
+  activity().step = nullptr;
   if (!running_) return;
   if (GpuRuntime* gpu = ctx_.gpu()) {
     spans_.back().to = gpu->mark();

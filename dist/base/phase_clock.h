@@ -29,8 +29,8 @@ class PhaseClock {
   PhaseClock(const PhaseClock&) = delete;
   PhaseClock& operator=(const PhaseClock&) = delete;
 
-  /// Ends the phase that runs, if any, and begins `name` (a string that outlives the clock). Nothing to do when it runs
-  /// already.
+  /// Ends the phase that runs, if any, and begins `name` (a literal; it is also the activity's step). Nothing to do
+  /// when it runs already.
   void start(const char* name);
   void stop();
   /// The phase that runs, or runs no more but ran last: what an error message names.

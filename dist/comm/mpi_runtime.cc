@@ -8,6 +8,7 @@
 #include <exception>
 #include <thread>
 
+#include "dist/base/activity.h"
 #include "dist/base/error.h"
 #include "dist/comm/checked_communicator.h"
 #include "dist/comm/mpi_check.h"
@@ -98,7 +99,8 @@ std::unique_ptr<Communicator> MpiRuntime::world(double timeout_s, bool check_cal
 void MpiRuntime::abort(const std::string& text, int exit_code) {
   std::fflush(stdout);
   if (rank_ != 0) std::this_thread::sleep_for(std::chrono::milliseconds(300));
-  print_line_to_stderr(fmt::format("rank {}: {}", rank_, text));
+  const std::string doing = describe(activity());
+  print_line_to_stderr(fmt::format("rank {}{}{}: {}", rank_, doing.empty() ? "" : ", ", doing, text));
   end_all_ranks(exit_code == 0 ? 1 : exit_code);
 }
 

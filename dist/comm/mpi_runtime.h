@@ -32,8 +32,9 @@ class MpiRuntime {
   /// With `check_calls` the ranks compare their calls first (checked_communicator.h). Collective.
   std::unique_ptr<Communicator> world(double timeout_s, bool check_calls = false);
 
-  /// Prints "rank R: text" once to standard error and ends all ranks with `exit_code` (0 becomes 1). Does not return.
-  /// Rank 0 goes first: of an error that all ranks find alike (a bad configuration) the user sees one line.
+  /// Prints "rank R, what it is doing: text" once to standard error and ends all ranks with `exit_code` (0 becomes 1).
+  /// Does not return. Rank 0 goes first: of an error that all ranks find alike (a bad configuration) the user sees one
+  /// line.
   [[noreturn]] void abort(const std::string& text, int exit_code);
 
  private:

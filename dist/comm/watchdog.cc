@@ -40,6 +40,7 @@ Watchdog::Scope Watchdog::enter(std::string_view operation, const std::string& g
   entry->operation = operation;
   entry->group = group;
   entry->bytes = bytes;
+  entry->activity = activity();
   entry->begin = now;
   open_.splice(open_.end(), spare_, entry);
   return Scope(this, entry);
@@ -51,10 +52,12 @@ void Watchdog::leave(std::list<Entry>::iterator entry) {
 }
 
 std::string Watchdog::describe(const Entry& entry) const {
+  const std::string doing = restkv::describe(entry.activity);
   return fmt::format(
-      "rank {}: {} of {} bytes in group {} did not end within {} s: another rank of the group has failed, hangs, or "
+      "rank {}{}{}: {} of {} bytes in group {} did not end within {} s: another rank of the group has failed, hangs, "
+      "or "
       "makes another call; ending all ranks",
-      rank_, entry.operation, entry.bytes, entry.group, timeout_s_);
+      rank_, doing.empty() ? "" : ", ", doing, entry.operation, entry.bytes, entry.group, timeout_s_);
 }
 
 void Watchdog::watch() {

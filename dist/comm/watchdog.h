@@ -12,6 +12,8 @@
 #include <string_view>
 #include <thread>
 
+#include "dist/base/activity.h"
+
 namespace restkv {
 
 class Watchdog {
@@ -19,6 +21,7 @@ class Watchdog {
     std::string_view operation;
     std::string group;
     int64_t bytes;
+    Activity activity;  // of the thread that called enter()
     std::chrono::steady_clock::time_point begin;
   };
 
@@ -51,7 +54,8 @@ class Watchdog {
     std::list<Entry>::iterator entry_;
   };
 
-  /// Any number of scopes may be open, from any threads. `operation` must be a literal.
+  /// Any number of scopes may be open, from any threads. `operation` must be a literal. The message also says what the
+  /// calling thread is doing (dist/base/activity.h).
   [[nodiscard]] Scope enter(std::string_view operation, const std::string& group, int64_t bytes);
 
   double timeout_s() const { return timeout_s_; }

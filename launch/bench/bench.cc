@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <new>
 
+#include "dist/base/activity.h"
 #include "dist/base/stopwatch.h"
 #include "launch/bench/point_plan.h"
 #include "launch/config/config_hash.h"
@@ -101,6 +102,7 @@ void Bench::run_layout(const BenchLayout& layout) {
 // When the first point of the layout is found to fit.
 void Bench::load_model(const BenchLayout& layout) {
   if (model_) return;
+  ActivityScope doing("load");
   Stopwatch watch;
   run_together(*world_, [&] {
     ProgressBar bar(is_root() && config_.output.progress && stderr_is_terminal(), "load");
@@ -181,8 +183,9 @@ void Bench::measure(GroupMeasurement& measurement, BenchPoint& point) {
   try {
     point.result = measurement.measure(point.batch);
   } catch (const Error& e) {
+    const std::string doing = describe(activity());
     point.status = "failed";
-    point.reason = e.what();
+    point.reason = doing.empty() ? e.what() : doing + ": " + e.what();
   } catch (const std::bad_alloc&) {
     point.status = "failed";
     point.reason = "out of memory";

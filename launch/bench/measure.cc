@@ -5,6 +5,7 @@
 #include <numeric>
 #include <optional>
 
+#include "dist/base/activity.h"
 #include "dist/base/error.h"
 #include "dist/base/mix.h"
 #include "dist/base/stopwatch.h"
@@ -130,6 +131,7 @@ double GroupMeasurement::kv_bytes() {
 
 // A step takes every sequence from one token to the next: it samples (greedily), then feeds what it sampled.
 void GroupMeasurement::decode(BenchResult& result) {
+  ActivityScope doing("decode");
   std::vector<DecodeBatch::Member> members;
   for (Sequence& s : sequences_) members.push_back({&s, {}, 0});
   auto batch = make_decode_batch(model_, std::move(members));

@@ -4,6 +4,7 @@
 #include <array>
 #include <memory>
 
+#include "dist/base/activity.h"
 #include "dist/base/stopwatch.h"
 #include "launch/run/text_stream.h"
 #include "model/decode_batch.h"
@@ -110,6 +111,7 @@ void decode_all(Transformer& model, const ProcessGrid& grid, const RunConfig& co
     members.push_back({&all[i].sequence, sampling, requests[i].hash});
     live.push_back(&all[i]);
   }
+  ActivityScope doing("decode");
   const int64_t sent = bytes_sent(grid);
   Stopwatch watch;
   auto batch = make_decode_batch(model, std::move(members));

@@ -8,6 +8,7 @@
 #include <new>
 #include <string>
 
+#include "dist/base/activity.h"
 #include "launch/run/together.h"
 
 namespace restkv {
@@ -21,7 +22,11 @@ int print_error(const std::string& text, int exit_code) {
 
 /// An error that the other ranks do not know of: they wait for this one in a collective.
 int end_all(MpiRuntime& mpi, const std::string& text, int exit_code) {
-  if (mpi.size() == 1) return print_error(text, exit_code);
+  if (mpi.size() == 1) {
+    // What the user can mend does not depend on where it was found.
+    const std::string doing = exit_code == 2 ? "" : describe(activity());
+    return print_error(doing.empty() ? text : doing + ": " + text, exit_code);
+  }
   mpi.abort(text, exit_code);
 }
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdio>
 
+#include "dist/base/activity.h"
 #include "launch/config/config_hash.h"
 #include "launch/run/device.h"
 #include "launch/run/open_model.h"
@@ -105,6 +106,7 @@ void Runner::check_memory() {
 }
 
 void Runner::load_model() {
+  ActivityScope doing("load");
   run_together(grid_->control(), [&] {
     ProgressBar bar(shows_progress(), "load");
     Stopwatch watch;

@@ -61,7 +61,11 @@ TEST(Watchdog, ALateCallIsReportedOnceWithItsNames) {
     Watchdog watchdog(0.1, 3, report.callback());
     auto fine = watchdog.enter("broadcast", "world", 8);
     { auto moved = std::move(fine); }
+    ActivityScope stage("prefill");
+    activity().layer = 7;
+    activity().step = "exchange";
     auto scope = watchdog.enter("all_gather", "sequence", 4096);
+    activity().layer = 8;  // what counts is what was being done when the call began
     ASSERT_TRUE(report.wait_for(5000));
     EXPECT_GE(std::chrono::duration<double>(Clock::now() - begin).count(), 0.1);
     sleep_ms(300);
@@ -69,7 +73,11 @@ TEST(Watchdog, ALateCallIsReportedOnceWithItsNames) {
   std::string printed = ::testing::internal::GetCapturedStderr();
   EXPECT_EQ(report.calls, 1);
   EXPECT_EQ(printed, report.message + "\n");
-  EXPECT_EQ(printed.find("rank 3: all_gather of 4096 bytes in group sequence did not end within 0.1 s"), 0u) << printed;
+  EXPECT_EQ(
+      printed.find(
+          "rank 3, prefill, layer 7, exchange: all_gather of 4096 bytes in group sequence did not end within 0.1 s"),
+      0u)
+      << printed;
 }
 
 TEST(Watchdog, OneLateCallAmongManyQuickOnesIsFound) {
@@ -111,6 +119,30 @@ TEST(Watchdog, EndsAtOnceAndNeedsADeadline) {
   }
   EXPECT_LT(std::chrono::duration<double>(Clock::now() - begin).count(), 0.4);
   EXPECT_THROW(Watchdog(0.0, 0, [](const std::string&) {}), RuntimeFailure);
+}
+
+TEST(Activity, StaysAsItWasWhenAnExceptionLeavesIt) {
+  EXPECT_EQ(describe(activity()), "");
+  {
+    ActivityScope load("load");
+    EXPECT_EQ(describe(activity()), "load");
+    {
+      ActivityScope decode("decode");
+      activity().layer = 0;
+      EXPECT_EQ(describe(activity()), "decode, layer 0");
+    }
+    EXPECT_EQ(describe(activity()), "load");
+  }
+  EXPECT_EQ(describe(activity()), "");
+  try {
+    ActivityScope prefill("prefill");
+    activity().layer = 3;
+    activity().step = "scoring";
+    throw 1;
+  } catch (int) {
+  }
+  EXPECT_EQ(describe(activity()), "prefill, layer 3, scoring");
+  activity() = {};
 }
 
 }  // namespace
