@@ -23,6 +23,11 @@ void fold_typed(T* into, const T* from, int64_t count, ReduceOp op) {
   }
 }
 
+// Each step is rounded to bf16, as a library that reduces in this type does.
+void fold_bf16(bf16* into, const bf16* from, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) into[i] = to_bf16(to_float(into[i]) + to_float(from[i]));
+}
+
 template <class T>
 void fold_as(void* into, const void* from, int64_t count, ReduceOp op) {
   fold_typed(static_cast<T*>(into), static_cast<const T*>(from), count, op);
@@ -41,9 +46,12 @@ std::string_view name_of(ReduceOp op) {
 
 void check_all_reduce(int64_t count, DType dtype, ReduceOp op) {
   RESTKV_CHECK(count >= 0, "all_reduce of {} elements", count);
-  if (dtype == DType::bf16 || dtype == DType::f16 || dtype == DType::u8)
-    fail_runtime("all_reduce ({}) of {}: this type is moved but not reduced; reduce f32, f64, i32, i64, u32 or u64",
-                 name_of(op), restkv::name_of(dtype));
+  const bool summed = dtype == DType::bf16 && op == ReduceOp::sum;
+  if ((dtype == DType::bf16 && !summed) || dtype == DType::f16 || dtype == DType::u8)
+    fail_runtime(
+        "all_reduce ({}) of {}: this type is moved but not reduced so; reduce f32, f64, i32, i64, u32 or u64, or sum "
+        "bf16",
+        name_of(op), restkv::name_of(dtype));
 }
 
 void check_all_gather_v(int size, std::span<const int64_t> counts, std::span<const int64_t> displacements) {
@@ -74,6 +82,9 @@ void check_send_recv(int rank, int size, int64_t send_count, int destination, in
 void fold(void* into, const void* from, int64_t count, DType dtype, ReduceOp op) {
   switch (dtype) {
     case DType::f32: return fold_as<float>(into, from, count, op);
+    case DType::bf16:
+      RESTKV_CHECK(op == ReduceOp::sum, "{} of bf16", name_of(op));
+      return fold_bf16(static_cast<bf16*>(into), static_cast<const bf16*>(from), count);
     case DType::f64: return fold_as<double>(into, from, count, op);
     case DType::i32: return fold_as<int32_t>(into, from, count, op);
     case DType::i64: return fold_as<int64_t>(into, from, count, op);

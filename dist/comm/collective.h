@@ -11,7 +11,7 @@ namespace restkv::collective {
 
 std::string_view name_of(ReduceOp op);
 
-/// Throws RuntimeFailure for dtypes that have no reduction (bf16, f16, u8) and for negative counts.
+/// Throws RuntimeFailure for dtypes that have no reduction (f16, u8; bf16 has the sum alone) and for negative counts.
 void check_all_reduce(int64_t count, DType dtype, ReduceOp op);
 void check_all_gather_v(int size, std::span<const int64_t> counts, std::span<const int64_t> displacements);
 void check_broadcast(int size, int64_t count, int root);

@@ -36,7 +36,7 @@ class Communicator {
   const CommStats& stats() const { return stats_; }
 
   /// Element-wise reduction of `count` elements in place; every rank ends with the same bits. f32, f64, i32, i64,
-  /// u32, u64 (max and min too).
+  /// u32, u64 (max and min too); sums of bf16, rounded at every addition.
   virtual void all_reduce(void* data, int64_t count, DType dtype, ReduceOp op) = 0;
 
   /// `count` elements of every rank, in rank order, into recv [size * count]. send may be recv + rank * count.

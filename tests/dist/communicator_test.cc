@@ -239,6 +239,25 @@ TEST_P(Collectives, AllReduceFloats) {
     }
 }
 
+// Sums that bf16 holds exactly, whatever the order and the rounding between.
+TEST_P(Collectives, AllReduceSumsBf16) {
+  for (int64_t count : kCounts) {
+    std::vector<char> bytes(static_cast<size_t>(count) * sizeof(bf16));
+    for (int64_t i = 0; i < count; ++i) {
+      bf16 x = to_bf16(static_cast<float>((i % 7 - 3) * (rank() + 1)) * 0.5f);
+      std::memcpy(&bytes[static_cast<size_t>(i) * sizeof(bf16)], &x, sizeof(x));
+    }
+    Tensor t = to_device(*ctx_, DType::bf16, bytes);
+    world_->all_reduce(t.raw(), count, DType::bf16, ReduceOp::sum);
+    std::vector<char> got = to_host(t);
+    for (int64_t i = 0; i < count; ++i) {
+      bf16 x;
+      std::memcpy(&x, &got[static_cast<size_t>(i) * sizeof(bf16)], sizeof(x));
+      ASSERT_EQ(to_float(x), static_cast<float>((i % 7 - 3) * size() * (size() + 1) / 2) * 0.5f) << count << " " << i;
+    }
+  }
+}
+
 TEST_P(Collectives, AllReduceBitsDependNeitherOnCountNorOnPlace) {
   if (!GetParam().folds_in_rank_order) GTEST_SKIP() << "not promised by " << GetParam().name;
   // The same values at both ends of a long buffer and alone in a short one.
@@ -279,7 +298,8 @@ TEST_P(Collectives, AllReduceKeepsNanAndInfinity) {
 
 TEST_P(Collectives, AllReduceRefusesTypesWithoutReduction) {
   uint16_t x[2] = {0, 0};
-  for (DType dtype : {DType::bf16, DType::f16, DType::u8}) {
+  EXPECT_THROW(world_->all_reduce(x, 1, DType::bf16, ReduceOp::max), RuntimeFailure);
+  for (DType dtype : {DType::f16, DType::u8}) {
     try {
       world_->all_reduce(x, 1, dtype, ReduceOp::sum);
       FAIL() << name_of(dtype);
