@@ -75,11 +75,12 @@ class Loader {
 
   // Rows of `name` into dense host memory. In parallel: decoding quantised weights is work, not only copying.
   void read_rows(const std::string& name, Range rows, Range cols, DType dtype, void* to) {
-    constexpr int64_t kBlock = 256;
-    const int64_t row_bytes = cols.size() * size_of(dtype), blocks = (rows.size() + kBlock - 1) / kBlock;
+    constexpr int64_t kBlockBytes = int64_t{1} << 20;  // enough of them for all threads, each worth its call
+    const int64_t row_bytes = std::max<int64_t>(1, cols.size() * size_of(dtype));
+    const int64_t block = std::max<int64_t>(1, kBlockBytes / row_bytes), blocks = (rows.size() + block - 1) / block;
     ctx_.parallel_for(blocks, [&](int64_t b) {
-      Range part{rows.begin + b * kBlock, std::min(rows.begin + (b + 1) * kBlock, rows.end)};
-      source_.read(name, part, cols, dtype, static_cast<char*>(to) + b * kBlock * row_bytes);
+      Range part{rows.begin + b * block, std::min(rows.begin + (b + 1) * block, rows.end)};
+      source_.read(name, part, cols, dtype, static_cast<char*>(to) + b * block * row_bytes);
     });
   }
 

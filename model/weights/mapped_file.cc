@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "dist/base/error.h"
 
@@ -23,6 +24,7 @@ class Descriptor {
   Descriptor(const Descriptor&) = delete;
   Descriptor& operator=(const Descriptor&) = delete;
   int get() const { return fd_; }
+  int release() { return std::exchange(fd_, -1); }
 
  private:
   int fd_;
@@ -41,10 +43,25 @@ MappedFile::MappedFile(const std::string& path) : path_(path) {
   void* p = ::mmap(nullptr, static_cast<size_t>(size_), PROT_READ, MAP_PRIVATE, fd.get(), 0);
   if (p == MAP_FAILED) fail_input("{}: cannot map {} bytes: {}", path, size_, std::strerror(errno));
   data_ = static_cast<std::byte*>(p);
+  fd_ = fd.release();
 }
 
 MappedFile::~MappedFile() {
+  if (fd_ >= 0) ::close(fd_);
   if (data_ != nullptr) ::munmap(data_, static_cast<size_t>(size_));
+}
+
+void MappedFile::read(int64_t offset, int64_t bytes, void* to) const {
+  RESTKV_CHECK(offset >= 0 && bytes >= 0 && offset <= size_ - bytes, "{}: {} bytes at {} of {}", path_, bytes, offset,
+               size_);
+  for (int64_t done = 0; done < bytes;) {
+    const ssize_t n = ::pread(fd_, static_cast<std::byte*>(to) + done, static_cast<size_t>(bytes - done),
+                              static_cast<off_t>(offset + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail_input("{}: cannot read {} bytes at {}: {}", path_, bytes, offset, std::strerror(errno));
+    if (n == 0) fail_input("{}: ends at byte {}; it had {} when it was opened", path_, offset + done, size_);
+    done += n;
+  }
 }
 
 void MappedFile::will_need(const std::byte* p, int64_t bytes) const {

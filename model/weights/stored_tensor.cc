@@ -79,6 +79,16 @@ void decode_row_bf16(const Encoding& e, const std::byte* row, Range cols, bf16* 
   }
 }
 
+// What is held as it is stored: whole rows in one piece, parts of rows one by one.
+void copy_rows(const StoredTensor& t, int64_t stored_cols, Range rows, Range cols, void* dst) {
+  constexpr int64_t kElement = sizeof(bf16);
+  const int64_t first = t.offset + (rows.begin * stored_cols + cols.begin) * kElement;
+  if (cols.size() == stored_cols) return t.file->read(first, rows.size() * stored_cols * kElement, dst);
+  auto* to = static_cast<std::byte*>(dst);
+  for (int64_t r = 0; r < rows.size(); ++r)
+    t.file->read(first + r * stored_cols * kElement, cols.size() * kElement, to + r * cols.size() * kElement);
+}
+
 }  // namespace
 
 int64_t encoded_bytes(int64_t block, int64_t block_bytes, const Shape& shape) {
@@ -96,6 +106,7 @@ void read_stored(const StoredTensor& t, Range rows, Range cols, DType dtype, voi
   check_request(t, extent, rows, cols, dtype);
   if (rows.empty() || cols.empty()) return;
   const Encoding& e = *t.encoding;
+  if (dtype == DType::bf16 && e.name == "BF16" && !t.row_map) return copy_rows(t, extent.cols, rows, cols, dst);
   const std::byte* base = t.file->data() + t.offset;
   const int64_t row_bytes = extent.cols / e.block * e.block_bytes;
   const int64_t pitch = cols.size() * size_of(dtype);

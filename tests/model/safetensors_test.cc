@@ -1,5 +1,6 @@
 #include "model/weights/safetensors.h"
 
+#include <filesystem>
 #include <random>
 
 #include "tests/model/weight_files.h"
@@ -37,6 +38,28 @@ TEST(Safetensors, ReadsSlicesInBothTypes) {
   EXPECT_EQ(read_bf16(*w, "a", {2, 3}, {3, 4})[0].bits, to_bf16(23.0f).bits);
   expect_input_error([&] { w->info("d"); }, {dir.file("model.safetensors"), "no tensor d"});
   EXPECT_THROW(read_f32(*w, "a", {0, 4}, {0, 4}), RuntimeFailure);
+}
+
+// bf16 held as bf16 is copied past the map.
+TEST(Safetensors, CopiesWholeRowsAndPartsOfRows) {
+  TemporaryDirectory dir;
+  auto w = open_safetensors(dir.write("model.safetensors", Sample().bytes()));
+  auto floats = [&](Range rows, Range cols) {
+    std::vector<float> values;
+    for (bf16 x : read_bf16(*w, "b", rows, cols)) values.push_back(to_float(x));
+    return values;
+  };
+  EXPECT_EQ(floats({0, 2}, {0, 2}), (std::vector<float>{1, 2, -3, 0}));
+  EXPECT_EQ(floats({1, 2}, {0, 2}), (std::vector<float>{-3, 0}));
+  EXPECT_EQ(floats({0, 2}, {1, 2}), (std::vector<float>{2, 0}));
+}
+
+TEST(Safetensors, FileThatShrinksWhileOpenIsNamed) {
+  TemporaryDirectory dir;
+  const std::string bytes = Sample().bytes();
+  auto w = open_safetensors(dir.write("model.safetensors", bytes));
+  std::filesystem::resize_file(dir.file("model.safetensors"), bytes.size() - 12);  // b lies before the last 8 bytes
+  expect_input_error([&] { read_bf16(*w, "b", {0, 2}, {0, 2}); }, {dir.file("model.safetensors"), "ends at byte"});
 }
 
 TEST(Safetensors, LyingHeadersAreNamed) {

@@ -340,7 +340,20 @@ TEST_F(TransformerGpu, SmolLm2SameTextAndKeptSets) {
     printf("%zu tokens, policy %s, budget %g: Jaccard index of the kept sets %.4f\n", ids.size(), config.policy.c_str(),
            config.budget.fraction, index);
     EXPECT_GE(index, config.budget.fraction == 0.3 ? testing::kJaccardBf16Third : testing::kJaccardBf16);
-    EXPECT_EQ(run_batch(on_gpu, got, {}, 24), testing::continue_greedily(on_cpu, want, 24));
+    // Greedy texts part for good at the first pair of logits that lies closer together than bf16 tells apart. So both
+    // are fed the CPU's tokens: every step's logits are compared, and the choice wherever it is not that close.
+    double worst = 0.0;
+    for (int step = 0; step < 24; ++step) {
+      const auto best = std::max_element(want.logits.begin(), want.logits.end()) - want.logits.begin();
+      const auto chosen = std::max_element(got.logits.begin(), got.logits.end()) - got.logits.begin();
+      const double gap = (want.logits[best] - want.logits[chosen]) / std::abs(want.logits[best]);
+      worst = std::max(worst, difference(got.logits, want.logits));
+      EXPECT_LT(difference(got.logits, want.logits), testing::kLogitsBf16Row) << "step " << step;
+      EXPECT_LT(gap, testing::kLogitsBf16) << "step " << step << ": token " << chosen << " for " << best;
+      on_cpu.decode_step(want, static_cast<int32_t>(best));
+      on_gpu.decode_step(got, static_cast<int32_t>(best));
+    }
+    printf("24 steps: logits differ by %.4f at most\n", worst);
   }
 }
 
