@@ -54,7 +54,8 @@ Context::Context(const Options& options)
 }
 
 Context::~Context() {
-  if (gpu_) gpu_->drop_plans();
+  // A plan's memory returns through the driver, which may wait for a collective that never ends (see ~CudaRuntime).
+  if (gpu_ && std::uncaught_exceptions() == 0) gpu_->drop_plans();
 }
 
 Tensor Context::empty(DType dtype, Shape shape) {

@@ -49,6 +49,8 @@ class GpuRuntime {
   /// neither wait nor allocate.
   virtual std::shared_ptr<void> capture(const std::function<void()>& body) = 0;
   virtual void launch(const void* graph) = 0;
+  /// Calls `hook` after every launch, in the stream's order, as long as the handle lives. It must not launch.
+  [[nodiscard]] virtual std::shared_ptr<void> after_launch(std::function<void()> hook) = 0;
 
   /// A named range around host code, for profilers.
   virtual void push_range(const char* name) = 0;
@@ -63,7 +65,9 @@ class GpuRuntime {
 
   virtual std::string describe() const = 0;  ///< name, memory and UUID of the device
   virtual std::string uuid() const = 0;
-  virtual std::string versions() const = 0;  ///< "CUDA 13.0, driver 13.0, cuBLASLt 13.0.2"
+  virtual std::string versions() const = 0;  ///< "CUDA 13.0, driver 13.0, cuBLASLt 13.0.2, NCCL 2.28.9"
+  /// How this device reaches the others that this process sees: "NVLink to 3 of 3 other GPUs".
+  virtual std::string links() const = 0;
   virtual int64_t total_bytes() const = 0;
   virtual int64_t free_bytes() const = 0;
   virtual int multiprocessors() const = 0;

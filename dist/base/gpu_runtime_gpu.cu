@@ -1,5 +1,8 @@
+#include <nccl.h>
 #include <nvtx3/nvToolsExt.h>
 
+#include <exception>
+#include <list>
 #include <unordered_map>
 
 #include "dist/base/gpu_handles.h"
@@ -38,6 +41,9 @@ class CudaRuntime final : public GpuRuntime {
   }
 
   ~CudaRuntime() override {
+    // While an exception unwinds, the stream may hold a collective for which other ranks will never come: waiting would
+    // keep this rank from telling its error. The process is about to end.
+    if (std::uncaught_exceptions() > 0) return;
     release(workspace);
     cudaStreamSynchronize(stream);
     cublasLtDestroy(blas);
@@ -82,7 +88,10 @@ class CudaRuntime final : public GpuRuntime {
   std::shared_ptr<void> allocate_pinned(int64_t bytes) override {
     void* data = nullptr;
     RESTKV_CUDA_CHECK(cudaMallocHost(&data, static_cast<size_t>(bytes)));
-    return {data, [](void* p) { cudaFreeHost(p); }};
+    return {data, [](void* p) {
+              // It waits for the device: see ~CudaRuntime.
+              if (std::uncaught_exceptions() == 0) cudaFreeHost(p);
+            }};
   }
 
   void to_device_later(void* device, const void* pinned, int64_t bytes) override {
@@ -134,6 +143,12 @@ class CudaRuntime final : public GpuRuntime {
 
   void launch(const void* graph) override {
     RESTKV_CUDA_CHECK(cudaGraphLaunch(static_cast<cudaGraphExec_t>(const_cast<void*>(graph)), stream));
+    for (const auto& hook : *hooks_) hook();
+  }
+
+  std::shared_ptr<void> after_launch(std::function<void()> hook) override {
+    auto place = hooks_->insert(hooks_->end(), std::move(hook));
+    return {static_cast<void*>(&*place), [hooks = hooks_, place](void*) { hooks->erase(place); }};
   }
 
   void push_range(const char* name) override { nvtxRangePushA(name); }
@@ -160,8 +175,31 @@ class CudaRuntime final : public GpuRuntime {
     RESTKV_CUDA_CHECK(cudaDriverGetVersion(&driver));
     size_t blas = cublasLtGetVersion();
     auto two = [](int v) { return fmt::format("{}.{}", v / 1000, v % 1000 / 10); };
-    return fmt::format("CUDA {}, driver {}, cuBLASLt {}.{}.{}", two(runtime), two(driver), blas / 10000,
-                       blas / 100 % 100, blas % 100);
+    int nccl = 0;
+    if (ncclGetVersion(&nccl) != ncclSuccess) nccl = 0;
+    return fmt::format("CUDA {}, driver {}, cuBLASLt {}.{}.{}, NCCL {}.{}.{}", two(runtime), two(driver), blas / 10000,
+                       blas / 100 % 100, blas % 100, nccl / 10000, nccl / 100 % 100, nccl % 100);
+  }
+
+  std::string links() const override {
+    int count = 0, nvlink = 0, direct = 0;
+    RESTKV_CUDA_CHECK(cudaGetDeviceCount(&count));
+    for (int other = 0; other < count; ++other) {
+      if (other == index_) continue;
+      int access = 0, atomics = 0;
+      RESTKV_CUDA_CHECK(cudaDeviceCanAccessPeer(&access, index_, other));
+      // Of the links between GPUs only NVLink carries atomics.
+      if (access)
+        RESTKV_CUDA_CHECK(cudaDeviceGetP2PAttribute(&atomics, cudaDevP2PAttrNativeAtomicSupported, index_, other));
+      nvlink += access && atomics;
+      direct += access && !atomics;
+    }
+    const int others = count - 1;
+    if (others == 0) return "no other GPU in sight";
+    std::string text = fmt::format("NVLink to {} of {} other GPU{}", nvlink, others, others == 1 ? "" : "s");
+    if (direct > 0) text += fmt::format(", PCIe peer access to {}", direct);
+    if (nvlink + direct < others) text += fmt::format(", {} through host memory", others - nvlink - direct);
+    return text;
   }
 
   int64_t total_bytes() const override { return static_cast<int64_t>(properties_.totalGlobalMem); }
@@ -184,6 +222,8 @@ class CudaRuntime final : public GpuRuntime {
 
   int index_;
   cudaDeviceProp properties_;
+  // Shared with the handles of hooks, which may outlive this.
+  std::shared_ptr<std::list<std::function<void()>>> hooks_ = std::make_shared<std::list<std::function<void()>>>();
 };
 
 const CudaRuntime& runtime_of(const Context& ctx) {

@@ -52,8 +52,15 @@ int64_t hash_of(std::span<const int64_t> a, std::span<const int64_t> b) {
 
 class CheckedCommunicator final : public Communicator {
  public:
-  explicit CheckedCommunicator(std::unique_ptr<Communicator> inner)
-      : Communicator(inner->rank(), inner->size(), inner->name()), inner_(std::move(inner)), all_(size()) {}
+  CheckedCommunicator(std::unique_ptr<Communicator> inner, std::unique_ptr<Communicator> host)
+      : Communicator(inner->rank(), inner->size(), inner->name()),
+        inner_(std::move(inner)),
+        host_(std::move(host)),
+        all_(size()) {
+    RESTKV_CHECK(host_ == nullptr || (host_->rank() == rank() && host_->size() == size()),
+                 "rank {} of {} of the host group is rank {} of {} of group {}", host_->rank(), host_->size(), rank(),
+                 size(), name());
+  }
 
   void all_reduce(void* data, int64_t count, DType dtype, ReduceOp op) override {
     collective::check_all_reduce(count, dtype, op);
@@ -89,13 +96,17 @@ class CheckedCommunicator final : public Communicator {
   std::unique_ptr<Communicator> split(int color, int key, std::string name) override {
     RESTKV_CHECK(color >= 0, "split of group {} with color {}", this->name(), color);
     compare(Call::split, 0, DType::u8, 0);
-    return make_checked_communicator(inner_->split(color, key, std::move(name)));
+    auto host = host_ != nullptr ? host_->split(color, key, name) : nullptr;
+    return make_checked_communicator(inner_->split(color, key, std::move(name)), std::move(host));
   }
+  std::shared_ptr<void> beside(const std::function<void()>& calls) override { return inner_->beside(calls); }
+  void join(const void* ticket) override { inner_->join(ticket); }
 
  private:
   void compare(Call call, int64_t count, DType dtype, int64_t detail) {
     Signature own{calls_++, call, count, static_cast<int64_t>(dtype), detail};
-    inner_->all_gather(&own, all_.data(), kSignatureWords, DType::i64);
+    Communicator& host = host_ != nullptr ? *host_ : *inner_;
+    host.all_gather(&own, all_.data(), kSignatureWords, DType::i64);
     // Every rank finds the same first difference, so all of them tell the same.
     for (int r = 1; r < size(); ++r)
       if (all_[r] != all_[0])
@@ -111,14 +122,16 @@ class CheckedCommunicator final : public Communicator {
   }
 
   std::unique_ptr<Communicator> inner_;
+  std::unique_ptr<Communicator> host_;  // null: inner_
   std::vector<Signature> all_;
   int64_t calls_ = 0;
 };
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_checked_communicator(std::unique_ptr<Communicator> inner) {
-  return std::make_unique<CheckedCommunicator>(std::move(inner));
+std::unique_ptr<Communicator> make_checked_communicator(std::unique_ptr<Communicator> inner,
+                                                        std::unique_ptr<Communicator> host) {
+  return std::make_unique<CheckedCommunicator>(std::move(inner), std::move(host));
 }
 
 }  // namespace restkv

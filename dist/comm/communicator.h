@@ -34,6 +34,11 @@ class Communicator {
   /// "world", "sequence" or "tensor"; used in messages.
   const std::string& name() const { return name_; }
   const CommStats& stats() const { return stats_; }
+  /// Counts what was sent without a call: the replay of calls captured in a graph, which were counted at the capture.
+  void add_stats(const CommStats& more) {
+    stats_.calls += more.calls;
+    stats_.bytes_sent += more.bytes_sent;
+  }
 
   /// Element-wise reduction of `count` elements in place; every rank ends with the same bits. f32, f64, i32, i64,
   /// u32, u64 (max and min too); sums of bf16, rounded at every addition.

@@ -18,17 +18,6 @@
 namespace restkv {
 namespace {
 
-// Ends every rank: MPI_Abort tells the launcher. Should that hang too (the library's locks may be held by a blocked
-// call), the process ends by itself, and the launcher ends the others on seeing its exit code.
-[[noreturn]] void end_all_ranks(int exit_code) {
-  std::thread([exit_code] {
-    std::this_thread::sleep_for(std::chrono::seconds(2));
-    ::_exit(exit_code);
-  }).detach();
-  MPI_Abort(MPI_COMM_WORLD, exit_code);
-  ::_exit(exit_code);
-}
-
 void find_place_on_host(int* local_rank, int* local_size) {
   MPI_Comm host = MPI_COMM_NULL;
   RESTKV_MPI_CHECK(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host));
@@ -53,6 +42,17 @@ void check_started_size(int mpi_size, const std::function<const char*(const char
         "srun --mpi=pmix)",
         started, name, mpi_size);
   }
+}
+
+// Ends every rank: MPI_Abort tells the launcher. Should that hang too (the library's locks may be held by a blocked
+// call), the process ends by itself, and the launcher ends the others on seeing its exit code.
+void MpiRuntime::end_all_ranks(int exit_code) {
+  std::thread([exit_code] {
+    std::this_thread::sleep_for(std::chrono::seconds(2));
+    ::_exit(exit_code);
+  }).detach();
+  MPI_Abort(MPI_COMM_WORLD, exit_code);
+  ::_exit(exit_code);
 }
 
 MpiRuntime::MpiRuntime(int* argc, char*** argv) {

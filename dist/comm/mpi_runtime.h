@@ -37,6 +37,9 @@ class MpiRuntime {
   /// line.
   [[noreturn]] void abort(const std::string& text, int exit_code);
 
+  /// Ends all ranks with `exit_code`, from any thread, whatever the other threads wait for. Prints nothing.
+  [[noreturn]] static void end_all_ranks(int exit_code);
+
  private:
   bool initialised_here_ = false;
   int rank_ = 0, size_ = 1, local_rank_ = 0, local_size_ = 1;

@@ -18,6 +18,9 @@ class ProcessGrid {
   ProcessGrid(std::unique_ptr<Communicator> world, int sequence_size, int tensor_size,
               std::unique_ptr<Communicator> control = nullptr);
 
+  /// Throws InputError unless the sizes are positive and their product is `world`.
+  static void check_layout(int world, int sequence_size, int tensor_size);
+
   int sequence_size() const { return sequence_->size(); }
   int tensor_size() const { return tensor_->size(); }
   int sequence_rank() const { return sequence_->rank(); }

@@ -42,11 +42,10 @@ int mpi_world_size() {
 class Collectives : public ::testing::TestWithParam<Implementation> {
  protected:
   void SetUp() override {
-    Context::Options options;
-    options.device = GetParam().device;
-    options.threads = 1;
-    ctx_ = std::make_unique<Context>(options);
-    world_ = GetParam().make_world();
+    if (std::string why = testing_support::unavailable(GetParam().device); !why.empty()) GTEST_SKIP() << why;
+    group_ = testing_support::group_of(GetParam());
+    ctx_ = group_->ctx.get();
+    world_ = group_->world.get();
   }
   int rank() const { return world_->rank(); }
   int size() const { return world_->size(); }
@@ -58,7 +57,7 @@ class Collectives : public ::testing::TestWithParam<Implementation> {
   bool same_everywhere(Communicator& group, const Tensor& t) {
     Tensor all = filled(DType::u8, t.bytes() * group.size(), 0);
     group.all_gather(t.raw(), all.raw(), t.bytes(), DType::u8);
-    std::vector<char> host = to_host(all), own = to_host(t);
+    std::vector<char> host = to_host(*ctx_, all), own = to_host(*ctx_, t);
     for (int r = 0; r < group.size(); ++r)
       if (!std::equal(own.begin(), own.end(), host.begin() + r * t.bytes())) return false;
     return true;
@@ -81,7 +80,7 @@ class Collectives : public ::testing::TestWithParam<Implementation> {
     Tensor t = to_device(*ctx_, dtype_of<T>(), bytes);
     world_->all_reduce(t.raw(), count, dtype_of<T>(), op);
     EXPECT_TRUE(same_everywhere(*world_, t));
-    std::vector<char> result = to_host(t);
+    std::vector<char> result = to_host(*ctx_, t);
     for (int64_t i = 0; i < count; ++i) {
       T got;
       std::memcpy(&got, &result[i * sizeof(T)], sizeof(T));
@@ -92,8 +91,17 @@ class Collectives : public ::testing::TestWithParam<Implementation> {
     }
   }
 
-  std::unique_ptr<Context> ctx_;
-  std::unique_ptr<Communicator> world_;
+  // `values` after an all_reduce over `group`.
+  template <class T>
+  std::vector<T> all_reduced(Communicator& group, const std::vector<T>& values, ReduceOp op = ReduceOp::sum) {
+    Tensor t = ctx_->to_device(values.data(), dtype_of<T>(), {static_cast<int64_t>(values.size())});
+    group.all_reduce(t.raw(), t.numel(), dtype_of<T>(), op);
+    return ctx_->to_host<T>(t);
+  }
+
+  std::shared_ptr<testing_support::Group> group_;
+  Context* ctx_ = nullptr;
+  Communicator* world_ = nullptr;
 };
 
 TEST_P(Collectives, RankAndSizeAreMpis) {
@@ -115,7 +123,7 @@ TEST_P(Collectives, AllGatherEveryType) {
         std::vector<char> part = bytes_of(r, count, dtype);
         expected.insert(expected.end(), part.begin(), part.end());
       }
-      ASSERT_EQ(to_host(recv), expected) << name_of(dtype) << " x " << count;
+      ASSERT_EQ(to_host(*ctx_, recv), expected) << name_of(dtype) << " x " << count;
     }
 }
 
@@ -129,7 +137,7 @@ TEST_P(Collectives, AllGatherInPlace) {
     }
     Tensor recv = to_device(*ctx_, DType::f32, start);
     world_->all_gather(static_cast<char*>(recv.raw()) + rank() * count * 4, recv.raw(), count, DType::f32);
-    ASSERT_EQ(to_host(recv), expected) << count;
+    ASSERT_EQ(to_host(*ctx_, recv), expected) << count;
   }
 }
 
@@ -160,7 +168,7 @@ TEST_P(Collectives, AllGatherVWithZerosGapsAndAnyOrder) {
     Tensor own = to_device(*ctx_, dtype, bytes_of(rank(), counts[rank()], dtype, seed));
     void* send = in_place ? static_cast<char*>(recv.raw()) + displacements[rank()] * element : own.raw();
     world_->all_gather_v(send, recv.raw(), counts, displacements, dtype);
-    ASSERT_EQ(to_host(recv), expected) << "seed " << seed << " " << name_of(dtype);
+    ASSERT_EQ(to_host(*ctx_, recv), expected) << "seed " << seed << " " << name_of(dtype);
   }
 }
 
@@ -175,7 +183,8 @@ TEST_P(Collectives, BroadcastFromEveryRoot) {
       for (int root = 0; root < size(); ++root) {
         Tensor t = to_device(*ctx_, dtype, bytes_of(rank(), count, dtype, 3));
         world_->broadcast(t.raw(), count, dtype, root);
-        ASSERT_EQ(to_host(t), bytes_of(root, count, dtype, 3)) << name_of(dtype) << " x " << count << " from " << root;
+        ASSERT_EQ(to_host(*ctx_, t), bytes_of(root, count, dtype, 3))
+            << name_of(dtype) << " x " << count << " from " << root;
       }
 }
 
@@ -187,7 +196,7 @@ TEST_P(Collectives, SendRecvAroundTheRing) {
       Tensor send = to_device(*ctx_, dtype, bytes_of(rank(), 9 * rank(), dtype, shift));
       Tensor recv = filled(dtype, 9 * from, 0x55);
       world_->send_recv(send.raw(), 9 * rank(), to, recv.raw(), 9 * from, from, dtype);
-      ASSERT_EQ(to_host(recv), bytes_of(from, 9 * from, dtype, shift)) << name_of(dtype) << " shift " << shift;
+      ASSERT_EQ(to_host(*ctx_, recv), bytes_of(from, 9 * from, dtype, shift)) << name_of(dtype) << " shift " << shift;
     }
 }
 
@@ -199,7 +208,7 @@ TEST_P(Collectives, SendRecvWithOpenEnds) {
     Tensor recv = filled(DType::f32, count, 0x55);
     world_->send_recv(send.raw(), count, to, recv.raw(), count, from, DType::f32);
     std::vector<char> untouched(static_cast<size_t>(count * 4), 0x55);
-    ASSERT_EQ(to_host(recv), from >= 0 ? bytes_of(from, count, DType::f32) : untouched);
+    ASSERT_EQ(to_host(*ctx_, recv), from >= 0 ? bytes_of(from, count, DType::f32) : untouched);
   }
   world_->send_recv(nullptr, 0, -1, nullptr, 0, -1, DType::f32);
 }
@@ -249,7 +258,7 @@ TEST_P(Collectives, AllReduceSumsBf16) {
     }
     Tensor t = to_device(*ctx_, DType::bf16, bytes);
     world_->all_reduce(t.raw(), count, DType::bf16, ReduceOp::sum);
-    std::vector<char> got = to_host(t);
+    std::vector<char> got = to_host(*ctx_, t);
     for (int64_t i = 0; i < count; ++i) {
       bf16 x;
       std::memcpy(&x, &got[static_cast<size_t>(i) * sizeof(bf16)], sizeof(x));
@@ -265,8 +274,8 @@ TEST_P(Collectives, AllReduceBitsDependNeitherOnCountNorOnPlace) {
   std::vector<float> big(kLong), small(3);
   for (int64_t i = 0; i < kLong; ++i) big[i] = float_value<float>(rank(), i % 3 + 11);
   for (int64_t i = 0; i < 3; ++i) small[i] = float_value<float>(rank(), i + 11);
-  world_->all_reduce<float>(big);
-  world_->all_reduce<float>(small);
+  big = all_reduced(*world_, big);
+  small = all_reduced(*world_, small);
   for (int64_t i = 0; i < kLong; ++i) ASSERT_EQ(big[i], small[i % 3]) << i;
 }
 
@@ -282,7 +291,7 @@ TEST_P(Collectives, AllReduceKeepsNanAndInfinity) {
       world_->all_reduce(t.raw(), 5, DType::f32, op);
       EXPECT_TRUE(same_everywhere(*world_, t)) << "NaN and signed zeros included";
       float got[5];
-      std::memcpy(got, to_host(t).data(), sizeof(got));
+      std::memcpy(got, to_host(*ctx_, t).data(), sizeof(got));
       EXPECT_TRUE(std::isnan(got[1]));
       if (op == ReduceOp::max) {
         EXPECT_EQ(got[2], inf);
@@ -331,20 +340,23 @@ TEST_P(Collectives, SplitGroupsKeepTheirOrderAndTalkApart) {
   ASSERT_EQ(half->size(), static_cast<int>(members.size()));
   ASSERT_EQ(members[half->rank()], rank());
 
-  std::vector<int32_t> got(half->size());
-  int32_t own = rank();
-  half->all_gather(&own, got.data(), 1, DType::i32);
-  EXPECT_EQ(got, std::vector<int32_t>(members.begin(), members.end()));
-  std::vector<int64_t> sum{rank() + 1};
-  half->all_reduce<int64_t>(sum);
+  const int32_t number = rank();
+  Tensor own = ctx_->to_device(&number, DType::i32, {1}), got = ctx_->empty(DType::i32, {half->size()});
+  half->all_gather(own.raw(), got.raw(), 1, DType::i32);
+  EXPECT_EQ(ctx_->to_host<int32_t>(got), std::vector<int32_t>(members.begin(), members.end()));
+  std::vector<int64_t> sum = all_reduced<int64_t>(*half, {rank() + 1});
   EXPECT_EQ(sum[0], std::accumulate(members.begin(), members.end(), int64_t{0}) + half->size());
 
   // A split of a split, and the groups outlive the group that they come from.
   auto alone = half->split(half->rank(), 0, "alone");
   half.reset();
   EXPECT_EQ(alone->size(), 1);
-  alone->all_reduce<int64_t>(sum);
+  EXPECT_EQ(all_reduced(*alone, sum), sum);
   alone->barrier();
+  // A group that is the whole one in another order.
+  auto reversed = world_->split(3, -rank(), "reversed");
+  EXPECT_EQ(reversed->rank(), size() - 1 - rank());
+  EXPECT_EQ(all_reduced<int64_t>(*reversed, {rank()}), all_reduced<int64_t>(*world_, {rank()}));
 }
 
 TEST_P(Collectives, StatsCountByTheDocumentedFormulas) {
@@ -355,17 +367,17 @@ TEST_P(Collectives, StatsCountByTheDocumentedFormulas) {
     EXPECT_EQ(world_->stats().calls, before.calls + 1);
     return world_->stats().bytes_sent - before.bytes_sent;
   };
-  std::vector<float> x(120, 1.0f), all(120 * n);
-  EXPECT_EQ(sent_by([&] { world_->all_reduce<float>(x); }), 2 * 480 * (n - 1) / n);
-  EXPECT_EQ(sent_by([&] { world_->all_gather(x.data(), all.data(), 120, DType::f32); }), 480 * (n - 1));
+  Tensor x = filled(DType::f32, 120, 0), all = filled(DType::f32, 120 * n, 0);
+  EXPECT_EQ(sent_by([&] { world_->all_reduce(x.raw(), 120, DType::f32, ReduceOp::sum); }), 2 * 480 * (n - 1) / n);
+  EXPECT_EQ(sent_by([&] { world_->all_gather(x.raw(), all.raw(), 120, DType::f32); }), 480 * (n - 1));
   std::vector<int64_t> counts(n), displacements(n);
   for (int r = 0; r < n; ++r) counts[r] = 10 * r, displacements[r] = 120 * r;
-  EXPECT_EQ(sent_by([&] { world_->all_gather_v(x.data(), all.data(), counts, displacements, DType::f32); }),
+  EXPECT_EQ(sent_by([&] { world_->all_gather_v(x.raw(), all.raw(), counts, displacements, DType::f32); }),
             40 * rank() * (n - 1));
-  EXPECT_EQ(sent_by([&] { world_->broadcast<float>(x, 0); }), rank() == 0 ? 480 * (n - 1) : 0);
+  EXPECT_EQ(sent_by([&] { world_->broadcast(x.raw(), 120, DType::f32, 0); }), rank() == 0 ? 480 * (n - 1) : 0);
   int to = (rank() + 1) % size(), from = (rank() + size() - 1) % size();
-  EXPECT_EQ(sent_by([&] { world_->send_recv(x.data(), 5, to, all.data(), 5, from, DType::f32); }), n > 1 ? 20 : 0);
-  EXPECT_EQ(sent_by([&] { world_->send_recv(x.data(), 5, -1, all.data(), 5, -1, DType::f32); }), 0);
+  EXPECT_EQ(sent_by([&] { world_->send_recv(x.raw(), 5, to, all.raw(), 5, from, DType::f32); }), n > 1 ? 20 : 0);
+  EXPECT_EQ(sent_by([&] { world_->send_recv(x.raw(), 5, -1, all.raw(), 5, -1, DType::f32); }), 0);
   EXPECT_EQ(sent_by([&] { world_->barrier(); }), 0);
 }
 
@@ -381,7 +393,7 @@ TEST_P(Collectives, ManyCallsInARow) {
         Tensor t = to_device(*ctx_, DType::bf16, bytes_of(rank(), count, DType::bf16, i));
         int root = static_cast<int>(random() % size());
         world_->broadcast(t.raw(), count, DType::bf16, root);
-        ASSERT_EQ(to_host(t), bytes_of(root, count, DType::bf16, i));
+        ASSERT_EQ(to_host(*ctx_, t), bytes_of(root, count, DType::bf16, i));
         break;
       }
       default: {
@@ -400,18 +412,20 @@ TEST_P(Collectives, MoreElementsThanAnInt) {
   if (GetParam().name == "mpi_in_pieces") GTEST_SKIP() << "seven elements at a time take too long";
   const int64_t n = (int64_t{1} << 31) + 13, step = 4093;
   auto value = [&](int r, int64_t i) { return static_cast<uint8_t>(i == n - 1 ? 100 + r : i / step + r); };
-  std::vector<uint8_t> all(n * size());
-  uint8_t* own = all.data() + n * rank();
-  for (int64_t i = 0; i < n; i += step) own[i] = value(rank(), i);
-  own[n - 1] = value(rank(), n - 1);
-  world_->all_gather(own, all.data(), n, DType::u8);
+  std::vector<uint8_t> mine(n);
+  for (int64_t i = 0; i < n; i += step) mine[i] = value(rank(), i);
+  mine[n - 1] = value(rank(), n - 1);
+  Tensor own = ctx_->to_device(mine.data(), DType::u8, {n}), all = ctx_->empty(DType::u8, {n * size()});
+  world_->all_gather(own.raw(), all.raw(), n, DType::u8);
+  std::vector<uint8_t> got = ctx_->to_host<uint8_t>(all);
   for (int r = 0; r < size(); ++r) {
-    ASSERT_EQ(all[n * (r + 1) - 1], value(r, n - 1));
-    for (int64_t i = 0; i < n - 1; i += step) ASSERT_EQ(all[n * r + i], value(r, i));
+    ASSERT_EQ(got[n * (r + 1) - 1], value(r, n - 1));
+    for (int64_t i = 0; i < n - 1; i += step) ASSERT_EQ(got[n * r + i], value(r, i));
   }
-  world_->broadcast(own, n, DType::u8, size() - 1);
-  ASSERT_EQ(own[n - 1], value(size() - 1, n - 1));
-  for (int64_t i = 0; i < n - 1; i += step) ASSERT_EQ(own[i], value(size() - 1, i));
+  world_->broadcast(own.raw(), n, DType::u8, size() - 1);
+  got = ctx_->to_host<uint8_t>(own);
+  ASSERT_EQ(got[n - 1], value(size() - 1, n - 1));
+  for (int64_t i = 0; i < n - 1; i += step) ASSERT_EQ(got[i], value(size() - 1, i));
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Collectives, ::testing::ValuesIn(testing_support::implementations(mpi_world_size())),
