@@ -1,5 +1,5 @@
 // The implementations of Communicator that the tests of all collectives run on, one test body for all.
-// A new implementation is one more entry of implementations().
+// A new implementation is one more entry of cpu_implementations() or gpu_implementations().
 #pragma once
 
 #include <gtest/gtest.h>
@@ -42,10 +42,8 @@ inline NcclOptions nccl_options() {
   return options;
 }
 
-/// RESTKV_TEST_GPU_GROUPS chooses those of GPU ranks.
-inline std::vector<Implementation> implementations([[maybe_unused]] int world_size) {
+inline std::vector<Implementation> gpu_implementations() {
   std::vector<Implementation> all;
-#ifdef RESTKV_TEST_GPU_GROUPS
   all.push_back({"nccl", Device::gpu, false, [](Context& ctx) {
                    return make_nccl_communicator(ctx, *mpi_runtime().world(kTestTimeoutS), nccl_options());
                  }});
@@ -60,7 +58,11 @@ inline std::vector<Implementation> implementations([[maybe_unused]] int world_si
                    auto world = make_nccl_communicator(ctx, *host, nccl_options());
                    return make_checked_communicator(std::move(world), std::move(host));
                  }});
-#else
+  return all;
+}
+
+inline std::vector<Implementation> cpu_implementations(int world_size) {
+  std::vector<Implementation> all;
   all.push_back({"mpi", Device::cpu, true, [](Context&) { return mpi_runtime().world(kTestTimeoutS); }});
   // Seven elements per MPI call: the paths for more than 2^31 elements, on small buffers.
   all.push_back({"mpi_in_pieces", Device::cpu, true, [](Context&) {
@@ -70,7 +72,6 @@ inline std::vector<Implementation> implementations([[maybe_unused]] int world_si
                  }});
   all.push_back({"mpi_checked", Device::cpu, true, [](Context&) { return mpi_runtime().world(kTestTimeoutS, true); }});
   if (world_size == 1) all.push_back({"self", Device::cpu, true, [](Context&) { return make_self_communicator(); }});
-#endif
   return all;
 }
 

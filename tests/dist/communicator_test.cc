@@ -428,7 +428,15 @@ TEST_P(Collectives, MoreElementsThanAnInt) {
   for (int64_t i = 0; i < n - 1; i += step) ASSERT_EQ(got[i], value(size() - 1, i));
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Collectives, ::testing::ValuesIn(testing_support::implementations(mpi_world_size())),
+std::vector<Implementation> implementations() {
+#ifdef RESTKV_TEST_GPU_GROUPS  // communicator_gpu_test
+  return testing_support::gpu_implementations();
+#else
+  return testing_support::cpu_implementations(mpi_world_size());
+#endif
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Collectives, ::testing::ValuesIn(implementations()),
                          [](const auto& info) { return info.param.name; });
 
 }  // namespace

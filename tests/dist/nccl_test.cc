@@ -21,7 +21,7 @@ class Nccl : public ::testing::Test {
  protected:
   void SetUp() override {
     if (std::string why = testing_support::unavailable(Device::gpu); !why.empty()) GTEST_SKIP() << why;
-    group_ = group_of(testing_support::implementations(mpi_runtime().size()).front());
+    group_ = group_of(testing_support::gpu_implementations().front());
     ctx_ = group_->ctx.get();
     world_ = group_->world.get();
   }
