@@ -13,7 +13,7 @@ constexpr int64_t kSteepness = 20;  // the mean past budget over that of the las
 
 int64_t layer_budget(const CacheConfig& config, int64_t L, int64_t layer, int64_t layers) {
   const int64_t B = config.budget.resolve(L), W = config.window;
-  if (config.allocation == Allocation::uniform) return B;
+  if (!deals_to_layers(config.allocation)) return B;
   RESTKV_CHECK(layer >= 0 && layer < layers, "budget of layer {} of {}", layer, layers);
   if (layers == 1) return B;
   const int64_t mean = B - W;

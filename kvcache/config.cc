@@ -37,6 +37,15 @@ void check_pooling(const CacheConfig& config, const PolicyEntry& policy) {
   }
 }
 
+void check_allocation(const CacheConfig& config, const PolicyEntry& policy) {
+  if (!deals_to_heads(config.allocation)) return;
+  if (policy.unit == ScoreUnit::layer || policy.unit == ScoreUnit::layer_mean)
+    fail_input("cache.allocation: found {}, allowed with policy {}, which keeps the same for all heads of a layer: {}",
+               config.allocation == Allocation::ada ? "ada" : "ada_pyramid", policy.name, "uniform, pyramid");
+  if (!(config.ada_floor >= 0.0 && config.ada_floor <= 1.0))
+    fail_input("cache.ada_floor: found {}, allowed: 0 to 1", config.ada_floor);
+}
+
 void check_reconstruction(const CacheConfig& config) {
   const bool averages = config.temporal == TemporalSmoothing::ema || config.temporal == TemporalSmoothing::inverse_ema;
   if (averages && !(config.alpha > 0.0 && config.alpha <= 1.0))
@@ -84,6 +93,7 @@ void CacheConfig::validate() const {
   if (sinks < 0) fail_input("cache.sinks: found {}, allowed: numbers from 0 up", sinks);
   if (budget.fraction == 0.0 && budget.tokens < least_budget())
     fail_input("cache.budget: found {} tokens, allowed: at least {}", budget.tokens, describe_least_budget());
+  check_allocation(*this, entry);
   check_pooling(*this, entry);
   if (entry.needs_output_factors) check_reconstruction(*this);
 }

@@ -22,14 +22,18 @@ enum class ScoreMode { after, before };
 enum class TemporalSmoothing { ema, mean, inverse_ema, last };
 enum class Pooling { adaptive, average, max, none };
 enum class Granularity { kv_head, query_head };
-enum class Allocation { uniform, pyramid };
+/// Of the budget: to the layers (pyramid; allocation.h), to the heads of a layer (ada; head_budgets.h), or to both.
+enum class Allocation { uniform, pyramid, ada, ada_pyramid };
+constexpr bool deals_to_layers(Allocation a) { return a == Allocation::pyramid || a == Allocation::ada_pyramid; }
+constexpr bool deals_to_heads(Allocation a) { return a == Allocation::ada || a == Allocation::ada_pyramid; }
 
 struct CacheConfig {
   std::string policy = "restkv";
   Budget budget;
   int64_t window = 32;  ///< W: last prompt tokens, whose queries score the past; always kept
   Granularity granularity = Granularity::kv_head;
-  Allocation allocation = Allocation::uniform;  ///< of the budget to the layers (allocation.h)
+  Allocation allocation = Allocation::uniform;
+  double ada_floor = 0.2;  ///< ada: part of the budget that every head has for sure; to the thousandth
 
   // restkv
   ScoreMode mode = ScoreMode::after;

@@ -4,6 +4,7 @@
 
 #include "dist/base/error.h"
 #include "kvcache/allocation.h"
+#include "kvcache/head_budgets.h"
 #include "kvcache/policies/policy.h"
 #include "kvcache/scores/group_mean.h"
 #include "kvcache/select/radix_select.h"
@@ -27,7 +28,8 @@ struct Evictor::State {
   Tensor gather_heads(const LocalShard& shard, const Tensor& scores);
   Tensor kv_head_scores(const LocalShard& shard, const Tensor& scores);
   Tensor layer_scores(const LocalShard& shard, const Tensor& scores);
-  KeptRows keep(const LocalShard& shard, const Tensor& scores, int64_t past_budget, EvictTrace* trace);
+  KeptRows keep(const SequencePartition& partition, const LocalShard& shard, const Tensor& scores, int64_t past_budget,
+                EvictTrace* trace);
   std::vector<int64_t> row_of_head() const;
   Tensor spread(const Tensor& rows, const std::vector<int64_t>& source) const;
   std::vector<int64_t> cache_heads() const;
@@ -39,8 +41,11 @@ Evictor::Evictor(Context& ctx, Communicator& sequence, Communicator& tensor, con
   const PolicyEntry& entry = find_policy(config.policy);
   state_.reset(
       new State{ctx, sequence, tensor, heads, config, entry, entry.make != nullptr ? entry.make(config) : nullptr});
+  if (ctx.device() == Device::gpu && deals_to_heads(config.allocation))
+    fail_input("cache.allocation: ada on a GPU: supported on CPU ranks; on GPUs: uniform, pyramid");
   const HeadRange expected = split_heads(heads.Hq, heads.Hkv, tensor.size(), tensor.rank());
-  const bool gathers = state_->groups_are_split() || (state_->mean_over_layer() && tensor.size() > 1);
+  const bool gathers = state_->groups_are_split() ||
+                       ((state_->mean_over_layer() || deals_to_heads(config.allocation)) && tensor.size() > 1);
   RESTKV_CHECK(!gathers || (heads.local.q == expected.q && heads.local.kv == expected.kv),
                "tensor rank {} holds query heads [{}, {}), split_heads gives [{}, {})", tensor.rank(),
                heads.local.q.begin, heads.local.q.end, expected.q.begin, expected.q.end);
@@ -123,10 +128,22 @@ Tensor Evictor::State::kv_head_scores(const LocalShard& shard, const Tensor& sco
 }
 
 // The kept local rows per row of scores: E5 and E6.
-KeptRows Evictor::State::keep(const LocalShard& shard, const Tensor& scores, int64_t past_budget, EvictTrace* trace) {
-  const int64_t rows = scores.size(0), budget = past_budget + shard.W;
+KeptRows Evictor::State::keep(const SequencePartition& partition, const LocalShard& shard, const Tensor& scores,
+                              int64_t past_budget, EvictTrace* trace) {
+  const int64_t rows = scores.size(0);
+  int64_t budget = past_budget + shard.W;
   SelectRows input{scores.data<float>(), rows, shard.stride, &shard.past, shard.P};
-  SelectResult top = select_top(ctx, sequence, input, past_budget);
+  SelectResult top;
+  const bool ragged = deals_to_heads(config.allocation);
+  if (ragged) {
+    const bool per_query = entry.unit == ScoreUnit::query_head && config.granularity == Granularity::query_head;
+    const std::vector<int64_t> past =
+        head_budgets(ctx, sequence, tensor, heads, per_query, shard, partition, scores, past_budget, config.ada_floor);
+    top = select_top(ctx, sequence, input, past);
+    budget = shard.W + (past.empty() ? 0 : *std::max_element(past.begin(), past.end()));
+  } else {
+    top = select_top(ctx, sequence, input, past_budget);
+  }
   // The window's positions follow all past positions in local order.
   TopRows lists = top_set_rows(ctx, input, top.cut(), {shard.past_count(), shard.L_lc}, std::min(budget, shard.L_lc));
   if (trace != nullptr) {
@@ -141,7 +158,7 @@ KeptRows Evictor::State::keep(const LocalShard& shard, const Tensor& scores, int
   KeptRows kept;
   kept.rows = std::move(lists.rows);
   kept.counts = std::move(lists.counts);
-  if (sequence.size() == 1) kept.known = budget;
+  if (sequence.size() == 1 && !ragged) kept.known = budget;
   return kept;
 }
 
@@ -190,7 +207,7 @@ KeptRows Evictor::evict(const LayerKv& layer, EvictTrace* trace, PhaseClock* clo
   if (s.entry.unit == ScoreUnit::query_head && s.config.granularity == Granularity::kv_head)
     scores.values = s.kv_head_scores(shard, scores.values);
   if (s.mean_over_layer()) scores.values = s.layer_scores(shard, scores.values);
-  KeptRows result = s.keep(shard, scores.values, past_budget, trace);
+  KeptRows result = s.keep(*layer.partition, shard, scores.values, past_budget, trace);
   result.head = s.cache_heads();
   const std::vector<int64_t> source = s.row_of_head();
   if (result.rows.size(0) != result.heads() || !source.empty()) {

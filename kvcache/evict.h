@@ -26,7 +26,7 @@ struct LayerKv {
   MatrixView v;         ///< [L_lc, Hkv_lc * d]
   /// [Hq_lc, d, d] upper triangular R_h with R_h^T R_h = W_O,h W_O,h^T (output_factors.h); null unless use_wo.
   const float* r = nullptr;
-  /// Of the model; read with Allocation::pyramid alone.
+  /// Of the model; read where the allocation deals to layers.
   int64_t layers = 0;
 };
 

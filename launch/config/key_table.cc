@@ -90,9 +90,12 @@ std::vector<KeySpec> cache_keys() {
                  "as published; the cache grows by query heads / KV heads.",
                  {"kv_head", "query_head"}, FIELD(cache.granularity)),
       choice_key("cache.allocation", kResults,
-                 "How the budget is dealt to the layers. `uniform`: the same to all. `pyramid`: it falls linearly from "
-                 "the first layer to the last, which has a twentieth; the sum over the layers is that of `uniform`.",
-                 {"uniform", "pyramid"}, FIELD(cache.allocation)),
+                 "How the budget is dealt. `uniform`: the same to all layers and heads. `pyramid`: it falls linearly "
+                 "from the first layer to the last, which has a twentieth. `ada`: within a layer by one cut through "
+                 "the scores of all heads. `ada_pyramid`: both. The sum is always that of `uniform`.",
+                 {"uniform", "pyramid", "ada", "ada_pyramid"}, FIELD(cache.allocation)),
+      real_key("cache.ada_floor", "", kResults, "`ada`: part of the budget that every head has for sure.", 0.0, 1.0,
+               FIELD(cache.ada_floor)),
       choice_key("cache.mode", kResults,
                  "`restkv`: smooth the attention over the window, then score (`after`), or score each query, then "
                  "smooth the scores (`before`).",

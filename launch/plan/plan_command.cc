@@ -28,7 +28,7 @@ void print_head(const PlanInput& input, size_t prompts) {
                                  input.decode == DecodeMode::tensor ? "tensor" : "sequence"));
   print_row("prompts", fmt::format("{}, the longest {} tokens", prompts, input.L));
   if (input.batch > 1) print_row("batch", fmt::format("{} prompts decoded together", input.batch));
-  bool pyramid = input.evicts() && input.config.cache.allocation == Allocation::pyramid;
+  bool pyramid = input.evicts() && deals_to_layers(input.config.cache.allocation);
   print_row(
       "kept per head and layer",
       fmt::format(

@@ -67,6 +67,10 @@ TEST(CacheConfig, RefusesEachBadValue) {
       {[](CacheConfig& c) { c.sinks = -1; }, "cache.sinks: found -1"},
       {[](CacheConfig& c) { c.policy = "streaming_llm", c.budget.tokens = 35; },
        "cache.budget: found 35 tokens, allowed: at least 36 (the window of 32 and 4 more)"},
+      {[](CacheConfig& c) { c.policy = "tova", c.allocation = Allocation::ada; },
+       "cache.allocation: found ada, allowed with policy tova, which keeps the same for all heads of a layer: uniform, "
+       "pyramid"},
+      {[](CacheConfig& c) { c.allocation = Allocation::ada, c.ada_floor = 1.5; }, "cache.ada_floor: found 1.5"},
       {[](CacheConfig& c) { c.policy = "snapkv"; }, "cache.pooling: found adaptive, allowed with policy snapkv"},
   };
   for (const auto& [change, expected] : cases) EXPECT_EQ(refusal(change).substr(0, expected.size()), expected);

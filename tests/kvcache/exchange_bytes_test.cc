@@ -9,7 +9,7 @@ namespace {
 
 TEST(ExchangeBytes, EqualWhatTheCommunicatorsCount) {
   using enum Granularity;
-  std::vector<CacheConfig> configs(11);
+  std::vector<CacheConfig> configs(13);
   configs[1].mode = ScoreMode::before;
   configs[2].pooling = Pooling::none;
   configs[3].granularity = query_head;
@@ -21,6 +21,10 @@ TEST(ExchangeBytes, EqualWhatTheCommunicatorsCount) {
   configs[8].policy = "streaming_llm";
   configs[9].reconstruction = false;
   configs[10].policy = "key_norm";
+  configs[11].allocation = Allocation::ada;
+  configs[12].policy = "key_norm";
+  configs[12].allocation = Allocation::ada_pyramid;
+  configs[12].granularity = query_head;
   int64_t total = 0, split = 0;
   for (auto [sequence_size, tensor_size] : all_layouts()) {
     ProcessGrid grid = make_grid(sequence_size, tensor_size);

@@ -116,7 +116,18 @@ inline std::vector<CacheConfig> case_configs() {
   weights.reconstruction = false;
   CacheConfig pyramid = restkv_config(ScoreMode::after, Pooling::adaptive, false, query_head);
   pyramid.allocation = Allocation::pyramid;
-  all.insert(all.end(), {inverse, last, weights, pyramid});
+  CacheConfig ada = restkv_config(ScoreMode::after, Pooling::max, false, kv_head);
+  ada.allocation = Allocation::ada;
+  CacheConfig ada_pyramid = restkv_config(ScoreMode::after, Pooling::none, false, query_head);
+  ada_pyramid.policy = "snapkv";
+  ada_pyramid.allocation = Allocation::ada_pyramid;
+  ada_pyramid.ada_floor = 0.35;
+  CacheConfig ada_keys;
+  ada_keys.policy = "key_norm";
+  ada_keys.granularity = query_head;
+  ada_keys.allocation = Allocation::ada;
+  ada_keys.ada_floor = 0.0;
+  all.insert(all.end(), {inverse, last, weights, pyramid, ada, ada_pyramid, ada_keys});
   for (Granularity granularity : {kv_head, query_head}) {
     for (const char* policy : {"sliding_window", "streaming_llm", "tova", "key_norm"}) {
       all.emplace_back();
