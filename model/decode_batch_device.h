@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "model/decode_batch.h"
+#include "model/decode_groups.h"
 #include "model/ops/attention_decode.h"
 #include "model/ops/decode_linear.h"
 #include "model/ops/sample.h"
@@ -14,7 +15,9 @@
 namespace restkv {
 
 /// Everything that changes between steps (tokens, positions, lengths, pointers of the caches, sampling parameters) is
-/// read on the device, so a graph is captured once per number of members and launched anew for every token.
+/// read on the device, so a graph is captured once per number of members and launched anew for every token. On several
+/// ranks the exchanges are part of the graph; the first step of a number of members runs without one, since NCCL may
+/// still have to make connections for messages of that size.
 class DeviceDecodeBatch final : public DecodeBatch {
  public:
   DeviceDecodeBatch(Transformer& model, std::vector<Member> members);
@@ -36,20 +39,32 @@ class DeviceDecodeBatch final : public DecodeBatch {
   void before_step(std::span<const int32_t> tokens);
   void after_step();
   void enqueue_forward();
-  void enqueue_layer(int64_t layer);
+  void enqueue_embedding();
+  void enqueue_attention(int64_t layer);
+  void enqueue_mlp(int64_t layer);
+  void enqueue_residual(const MatrixView& in, const MatrixView& w, const Tensor& norm, const char* phase);
+  void enqueue_advance();
   void enqueue_sampling();
+  bool owns_next(const Sequence& sequence) const;
   void start_phase(const char* name) {
     if (clock_ != nullptr) clock_->start(name);
   }
   void fetch_tokens();
-  std::shared_ptr<void> capture();
+  struct Step {
+    std::shared_ptr<void> graph;
+    std::vector<CommStats> sent;  // by a launch, of each group of the grid
+  };
+  Step capture();
+  void launch(const Step& step);
+  std::vector<CommStats> stats() const;
 
   Transformer& model_;
   Context& ctx_;
+  DecodeGroups& groups_;
   std::shared_ptr<Buffers> b_;
-  std::map<int64_t, std::shared_ptr<void>> graphs_;  // by number of members
-  std::vector<uint64_t> steps_;                      // tokens sampled per member
-  std::vector<int32_t> tokens_;                      // what the device sampled last
+  std::map<int64_t, Step> captured_;  // by number of members; without a graph: ran once
+  std::vector<uint64_t> steps_;       // tokens sampled per member
+  std::vector<int32_t> tokens_;       // what the device sampled last
   bool fetched_ = false;
   bool capturing_ = false;
   PhaseClock* clock_ = nullptr;  // of a timed step

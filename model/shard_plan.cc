@@ -14,6 +14,14 @@ Range split_within(Range outer, int parts, int part) {
   return {outer.begin + inner.begin, outer.begin + inner.end};
 }
 
+// In units of 8 columns, so that a share of a matrix in bf16 starts and ends at 16 bytes, as the GPU's products need.
+Range split_mlp(Range outer, int parts, int part) {
+  constexpr int64_t kUnit = 8;
+  if (outer.size() % kUnit != 0) return split_within(outer, parts, part);
+  Range units = split_even(outer.size() / kUnit, parts, part);
+  return {outer.begin + units.begin * kUnit, outer.begin + units.end * kUnit};
+}
+
 }  // namespace
 
 std::vector<int> allowed_tensor_sizes(const ModelConfig& config) {
@@ -26,7 +34,7 @@ std::vector<int> allowed_tensor_sizes(const ModelConfig& config) {
 Shard decode_share(const Shard& resident, int sequence_size, int sequence_rank) {
   Shard share = resident;
   share.heads.local = split_heads_within(resident.heads.local, resident.heads.group(), sequence_size, sequence_rank);
-  share.mlp = split_within(resident.mlp, sequence_size, sequence_rank);
+  share.mlp = split_mlp(resident.mlp, sequence_size, sequence_rank);
   share.vocab = split_within(resident.vocab, sequence_size, sequence_rank);
   return share;
 }
@@ -40,7 +48,7 @@ ShardPlan make_shard_plan(const ModelConfig& config, int sequence_size, int tens
   ShardPlan plan;
   plan.mode = mode;
   plan.resident.heads = {config.Hq, config.Hkv, config.d, split_heads(config.Hq, config.Hkv, tensor_size, tensor_rank)};
-  plan.resident.mlp = split_even(config.intermediate, tensor_size, tensor_rank);
+  plan.resident.mlp = split_mlp({0, config.intermediate}, tensor_size, tensor_rank);
   plan.resident.vocab = split_even(config.vocab, tensor_size, tensor_rank);
   plan.decode = mode == DecodeMode::tensor ? decode_share(plan.resident, sequence_size, sequence_rank) : plan.resident;
   return plan;

@@ -4,6 +4,7 @@
 
 #include "dist/base/error.h"
 #include "kvcache/output_factors.h"
+#include "model/decode_groups.h"
 #include "model/ops/embedding.h"
 #include "model/ops/rms_norm.h"
 #include "model/ops/rope.h"
@@ -31,7 +32,8 @@ Transformer::Transformer(Context& ctx, const ProcessGrid& grid, const ModelConfi
       plan_(make_shard_plan(config, grid.sequence_size(), grid.tensor_size(), grid.sequence_rank(), grid.tensor_rank(),
                             options.decode)),
       frequencies_(rope_frequencies(config.rope, config.d)),
-      evictor_(std::make_unique<Evictor>(ctx, grid.sequence(), grid.tensor(), plan_.resident.heads, cache)) {
+      evictor_(std::make_unique<Evictor>(ctx, grid.sequence(), grid.tensor(), plan_.resident.heads, cache)),
+      peer_memory_(options.peer_memory) {
   if (ctx.device() == Device::gpu && config.rope.type == "dynamic")
     fail_input("the rope type dynamic is supported on CPU ranks; on GPUs: default, linear, yarn, llama3");
   const FamilyTraits& t = config.traits;
@@ -69,6 +71,12 @@ void Transformer::lay_out_logits(DecodeMode mode) {
 }
 
 Transformer::~Transformer() = default;
+
+DecodeGroups& Transformer::decode_groups() {
+  if (decode_groups_ == nullptr)
+    decode_groups_ = std::make_unique<DecodeGroups>(ctx_, grid_, config_, plan_, peer_memory_);
+  return *decode_groups_;
+}
 
 // The dynamic type's frequencies follow the length that the sequence has when a token is processed.
 std::vector<float> Transformer::frequencies_at(int64_t length) const {

@@ -18,6 +18,7 @@ namespace restkv {
 struct TransformerOptions {
   DecodeMode decode = DecodeMode::tensor;
   std::optional<DType> weight_dtype;  ///< f32 or bf16; by default each matrix as it loses nothing
+  bool peer_memory = true;            ///< GPU ranks decode over mapped memory where they can (decode_groups.h)
 };
 
 struct PrefillOptions {
@@ -39,6 +40,8 @@ float embedding_scale(const ModelConfig& config, Device device);
 /// Prompt rows whose MLP activations exist at once; a multiple of the GEMM's row tile.
 int64_t prefill_slice_rows(Device device);
 
+class DecodeGroups;
+
 class Transformer {
  public:
   /// Reads this rank's weights. Collective in effect: every rank of the grid constructs one. References outlive the
@@ -55,6 +58,8 @@ class Transformer {
   /// [d/2] inverse frequencies of the rotary embedding (of type dynamic: within the original positions).
   const std::vector<float>& frequencies() const { return frequencies_; }
   const TransformerWeights& weights() const { return weights_; }
+  /// GPU ranks: how they exchange while decoding. The first call is collective over the world.
+  DecodeGroups& decode_groups();
 
   /// Goes on with another policy, budget or window; the weights stay. Sequences made before are not to be decoded after
   /// it when the granularity changes. Throws InputError for a configuration that is not valid.
@@ -110,6 +115,8 @@ class Transformer {
   std::vector<float> frequencies_;
   std::unique_ptr<Evictor> evictor_;
   TransformerWeights weights_;
+  bool peer_memory_;
+  std::unique_ptr<DecodeGroups> decode_groups_;
   std::vector<int64_t> logit_counts_, logit_offsets_;  // per rank of the group that shares the output head
 };
 

@@ -34,7 +34,8 @@ class Communicator {
   /// "world", "sequence" or "tensor"; used in messages.
   const std::string& name() const { return name_; }
   const CommStats& stats() const { return stats_; }
-  /// Counts what was sent without a call: the replay of calls captured in a graph, which were counted at the capture.
+  /// Counts what was sent without a call: the replay of calls captured in a graph, which were counted at the capture,
+  /// and what kernels of ours exchange by themselves.
   void add_stats(const CommStats& more) {
     stats_.calls += more.calls;
     stats_.bytes_sent += more.bytes_sent;

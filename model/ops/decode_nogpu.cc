@@ -1,6 +1,7 @@
 // The GPU versions of the ops of batched decode in a build without CUDA: never reached, as in ops_nogpu.cc.
 #include "dist/base/error.h"
 #include "model/ops/attention_decode.h"
+#include "model/ops/decode_exchange.h"
 #include "model/ops/sample.h"
 
 namespace restkv::gpu {
@@ -14,5 +15,8 @@ void attention_decode_batch(Context&, const BatchDecodeAttention&, const DecodeH
 void advance_decode(Context&, const DecodeAdvance&) { absent(); }
 void merge_partial_attention(Context&, const PartialMerge&) { absent(); }
 void sample_batch(Context&, const SampleBatch&) { absent(); }
+void sum_into_stream(Context&, const PeerView&, const Tensor&, const Tensor&, const DecodeStream&, bool) { absent(); }
+void exchange_and_merge(Context&, const PeerView&, const PartialExchange&) { absent(); }
+void place_columns(Context&, const float*, int64_t, int64_t, float*, int64_t, int64_t) { absent(); }
 
 }  // namespace restkv::gpu

@@ -1,0 +1,29 @@
+// The memory of DeviceDecodeBatch; for its own files.
+#pragma once
+
+#include "model/decode_batch_device.h"
+
+namespace restkv {
+
+// Device memory of a batch, laid out for as many members as it began with.
+struct DeviceDecodeBatch::Buffers {
+  Buffers(Transformer& model, int64_t batch);
+
+  DecodeHeads heads;
+  DecodeStream stream;
+  Tensor q, k, v;              // bf16 [batch, Hq_lc d], [batch, Hkv_lc d]
+  Tensor attended, activated;  // bf16 [batch, Hq_lc d], [batch, I_lc]
+  Tensor terms;                // f32 [batch, H] this rank's part of a sum over ranks
+  Tensor partial;              // f32 [batch Hq_lc (d + 1)] attention of this rank's tokens: outputs, log-sum-exps
+  Tensor logits;               // f32 [batch, vocab]
+  Tensor attention_scratch;
+  Tensor frequencies;                 // f32 [d/2]
+  Tensor tokens, positions;           // i32 [batch]
+  Tensor owners, prompts;             // i32 [batch] whether this rank keeps the next token; lengths of the prompts
+  Tensor steps;                       // i32 [batch] tokens sampled so far
+  Tensor parameters;                  // SequenceSampling [batch]
+  Tensor caches;                      // DeviceKvLayer [batch, layers]
+  std::shared_ptr<void> host_tokens;  // i32 [batch], pinned
+};
+
+}  // namespace restkv
