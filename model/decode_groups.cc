@@ -12,7 +12,7 @@ namespace {
 
 // What a rank may push over the links in one exchange: beyond it, a collective that sends every byte once or twice
 // instead of to every peer is faster.
-constexpr int64_t kPushedBytes = int64_t{4} << 20;
+constexpr int64_t kPushedBytes = int64_t{8} << 20;
 
 int64_t most_words(int ranks) { return kPushedBytes / (8 * (ranks - 1)) / 2 * 2; }
 
@@ -60,7 +60,9 @@ DecodeGroups::DecodeGroups(Context& ctx, const ProcessGrid& grid, const ModelCon
   if (sums()) {
     std::vector<int> members(static_cast<size_t>(grid.size()));
     std::iota(members.begin(), members.end(), 0);
-    sum_memory_ = map_peers(world ? members : tensor_members(grid), stream_sum_words(kMaxDecodeBatch, config.hidden));
+    sum_memory_ = map_peers(
+        world ? members : tensor_members(grid),
+        std::max(stream_sum_words(kMaxDecodeBatch, config.hidden), column_exchange_words(columns_, kMaxDecodeBatch)));
   }
   if (merge_ != nullptr) merge_memory_ = map_peers(sequence_members(grid), partial_exchange_words(rows, d_));
 }
@@ -130,6 +132,11 @@ void DecodeGroups::gather_logits(const Tensor& logits) {
   if (!sums()) return;
   const int64_t n = logits.size(0);
   auto* out = logits.data<float>();
+  if (sum_memory_ != nullptr && column_exchange_words(columns_, n) <= sum_memory_->view().words) {
+    exchange_columns(ctx_, sum_memory_->view(), {own_logits(logits), columns_, out, logits.size(1)});
+    sum_.add_stats({1, collective::sent_by_all_gather(sum_.size(), n * own_columns().size() * size_of(DType::f32))});
+    return;
+  }
   std::vector<int64_t> counts, offsets;
   int64_t next = 0;
   for (const Range& part : columns_) {

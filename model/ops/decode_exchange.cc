@@ -29,6 +29,26 @@ void exchange_and_merge(Context& ctx, const PeerView& peers, const PartialExchan
   if (args.rows > 0) gpu::exchange_and_merge(ctx, peers, args);
 }
 
+int64_t column_exchange_words(const std::vector<Range>& columns, int64_t rows) {
+  int64_t width = 0;
+  for (const Range& part : columns) width = std::max(width, part.size());
+  return rows * ((width + 1) / 2) * 2;
+}
+
+void exchange_columns(Context& ctx, const PeerView& peers, const ColumnExchange& args) {
+  RESTKV_CHECK(on_gpu(ctx), "exchange_columns has no version for {}", name_of(ctx.device()));
+  RESTKV_CHECK(static_cast<int>(args.columns.size()) == peers.size, "slices of {} ranks for a group of {}",
+               args.columns.size(), peers.size);
+  for (const Range& part : args.columns)
+    RESTKV_CHECK(part.begin >= 0 && part.end <= args.cols, "columns {} to {} of {}", part.begin, part.end, args.cols);
+  const Range mine = args.columns[static_cast<size_t>(peers.rank)];
+  RESTKV_CHECK(args.own.dtype == DType::f32 && args.own.cols == mine.size(), "a slice {} [{}, {}] for {} columns",
+               name_of(args.own.dtype), args.own.rows, args.own.cols, mine.size());
+  RESTKV_CHECK(column_exchange_words(args.columns, args.own.rows) <= peers.words,
+               "{} rows of slices over peer memory for {} words", args.own.rows, peers.words);
+  if (args.own.rows > 0) gpu::exchange_columns(ctx, peers, args);
+}
+
 void join_columns(Context& ctx, const float* parts, const std::vector<Range>& columns, int64_t rows, float* out,
                   int64_t cols) {
   for (const Range& part : columns) {

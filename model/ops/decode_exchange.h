@@ -37,6 +37,18 @@ inline int64_t partial_exchange_words(int64_t rows, int64_t d) { return rows * (
 /// Precondition: partial_exchange_words(rows, d) <= peers.words.
 void exchange_and_merge(Context& ctx, const PeerView& peers, const PartialExchange& args);
 
+/// Slices of rows of `cols` f32, one of each rank, to whole rows on every rank.
+struct ColumnExchange {
+  MatrixView own;              ///< f32 [rows, columns[rank].size()]; may lie at its place in `out`
+  std::vector<Range> columns;  ///< what each rank of the group has
+  float* out = nullptr;        ///< [rows, cols]
+  int64_t cols = 0;
+};
+/// Words of the longest slice.
+int64_t column_exchange_words(const std::vector<Range>& columns, int64_t rows);
+/// Precondition: column_exchange_words(columns, rows) <= peers.words.
+void exchange_columns(Context& ctx, const PeerView& peers, const ColumnExchange& args);
+
 /// From what a gather of column slices leaves to whole rows: parts holds [rows, columns[p].size()] f32 of part after
 /// part; out [rows, cols] gets part p at columns[p]. CPU ranks too.
 void join_columns(Context& ctx, const float* parts, const std::vector<Range>& columns, int64_t rows, float* out,
@@ -46,6 +58,7 @@ namespace gpu {
 void sum_into_stream(Context& ctx, const PeerView& peers, const Tensor& terms, const Tensor& norm,
                      const DecodeStream& stream, bool replace);
 void exchange_and_merge(Context& ctx, const PeerView& peers, const PartialExchange& args);
+void exchange_columns(Context& ctx, const PeerView& peers, const ColumnExchange& args);
 /// out [rows, cols] from its column `first` on = part [rows, width].
 void place_columns(Context& ctx, const float* part, int64_t width, int64_t rows, float* out, int64_t cols,
                    int64_t first);

@@ -153,6 +153,52 @@ __global__ void __launch_bounds__(kThreads) exchange_merge_kernel(const __grid_c
   }
 }
 
+struct ColumnArgs {
+  PeerView peers;
+  const float* own;
+  int64_t own_ld;
+  float* out;  // [rows, cols]
+  int64_t cols;
+  int rows;
+  int first[kMaxPeers], width[kMaxPeers];
+};
+
+// Two neighbours of a slice; a slice of an odd width ends with one.
+__device__ void store_pair(const ColumnArgs& a, int r, int row, int i, float2 x) {
+  float* to = a.out + row * a.cols + a.first[r] + i;
+  to[0] = x.x;
+  if (i + 1 < a.width[r]) to[1] = x.y;
+}
+
+__global__ void __launch_bounds__(kThreads) columns_kernel(const __grid_constant__ ColumnArgs a) {
+  let_next_start();
+  wait_for_previous();
+  const uint32_t epoch = begin_exchange(a.peers);
+  const PeerView& p = a.peers;
+  const int first = blockIdx.x * kThreads + threadIdx.x, stride = gridDim.x * kThreads;
+  const int own_units = (a.width[p.rank] + 1) / 2;
+  for (int unit = first; unit < a.rows * own_units; unit += stride) {
+    const int row = unit / own_units, i = (unit - row * own_units) * 2;
+    const float* from = a.own + row * a.own_ld + i;
+    const float2 x = make_float2(__ldcg(from), i + 1 < a.width[p.rank] ? __ldcg(from + 1) : 0.0f);
+    push_to_peers<kMaxPeers>(p, 2 * static_cast<int64_t>(unit), epoch, x.x, x.y);
+    store_pair(a, p.rank, row, i, x);
+  }
+  // Begins with the next rank: all start elsewhere.
+  for (int step = 1; step < p.size; ++step) {
+    const int r = (p.rank + step) % p.size, units = (a.width[r] + 1) / 2;
+    const uint64_t* slot = slot_of(p, p.rank, r, epoch);
+    for (int unit = first; unit < a.rows * units; unit += stride) {
+      Patience patience;
+      Words words = peek_words(slot + 2 * static_cast<int64_t>(unit));
+      while (!has_epoch(words, epoch) && !patience.ends(p, r, epoch))
+        words = peek_words(slot + 2 * static_cast<int64_t>(unit));
+      const int row = unit / units;
+      store_pair(a, r, row, (unit - row * units) * 2, make_float2(payload_of(words.low), payload_of(words.high)));
+    }
+  }
+}
+
 __global__ void __launch_bounds__(256)
     place_kernel(const float* part, int width, float* out, int64_t cols, int64_t first) {
   let_next_start();
@@ -197,6 +243,22 @@ void exchange_and_merge(Context& ctx, const PeerView& peers, const PartialExchan
   static_assert(kMaxPeers == 8);
   launch_exchange(ctx, MergeArgs{peers, args}, args.rows * (args.d / 2 + 1), exchange_merge_kernel<2>,
                   exchange_merge_kernel<4>, exchange_merge_kernel<8>);
+}
+
+void exchange_columns(Context& ctx, const PeerView& peers, const ColumnExchange& args) {
+  ColumnArgs a{};
+  a.peers = peers;
+  a.own = args.own.row<float>(0);
+  a.own_ld = args.own.ld;
+  a.out = args.out;
+  a.cols = args.cols;
+  a.rows = static_cast<int>(args.own.rows);
+  for (int r = 0; r < peers.size; ++r) {
+    a.first[r] = static_cast<int>(args.columns[static_cast<size_t>(r)].begin);
+    a.width[r] = static_cast<int>(args.columns[static_cast<size_t>(r)].size());
+  }
+  const int64_t units = column_exchange_words(args.columns, args.own.rows) / 2;
+  launch_dependent(columns_kernel, grid_for(ctx, units), dim3(kThreads), 0, stream_of(ctx), a);
 }
 
 void place_columns(Context& ctx, const float* part, int64_t width, int64_t rows, float* out, int64_t cols,

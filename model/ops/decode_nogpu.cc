@@ -17,6 +17,7 @@ void merge_partial_attention(Context&, const PartialMerge&) { absent(); }
 void sample_batch(Context&, const SampleBatch&) { absent(); }
 void sum_into_stream(Context&, const PeerView&, const Tensor&, const Tensor&, const DecodeStream&, bool) { absent(); }
 void exchange_and_merge(Context&, const PeerView&, const PartialExchange&) { absent(); }
+void exchange_columns(Context&, const PeerView&, const ColumnExchange&) { absent(); }
 void place_columns(Context&, const float*, int64_t, int64_t, float*, int64_t, int64_t) { absent(); }
 
 }  // namespace restkv::gpu

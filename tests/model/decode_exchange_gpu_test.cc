@@ -218,6 +218,42 @@ TEST_F(DecodeExchange, AnAbsentRankIsNamed) {
   control->barrier();
 }
 
+// Slices of odd and even widths, a rank without any, in place and from memory of their own.
+TEST_F(DecodeExchange, ColumnsEqualTheWhole) {
+  uint64_t seed = 5;
+  for (int64_t cols : {1003, 1000, 40000})
+    for (int64_t rows : {1, 2, 3})
+      for (bool uneven : {false, true})
+        for (bool in_place : {false, true}) {
+          std::vector<Range> columns;
+          int64_t next = 0;
+          for (int r = 0; r < size(); ++r) {
+            const int64_t width = split_even(cols, size(), r).size();
+            columns.push_back({next, uneven && r == 0 && size() > 1 ? next : next + width});
+            next = columns.back().end;
+          }
+          const int64_t all = next;
+          if (column_exchange_words(columns, rows) > peers->view().words) continue;
+          const std::vector<float> want = random_values(++seed, rows * all);
+          const Range mine = columns[static_cast<size_t>(rank())];
+          std::vector<float> start(want.size(), NAN), slice;
+          for (int64_t row = 0; row < rows; ++row)
+            for (int64_t c = mine.begin; c < mine.end; ++c) {
+              slice.push_back(want[row * all + c]);
+              if (in_place) start[row * all + c] = want[row * all + c];
+            }
+          const Tensor out = upload(start, {rows, all}), apart = upload(slice, {rows * mine.size()});
+          MatrixView own(apart.raw(), DType::f32, rows, mine.size(), mine.size());
+          if (in_place) own = MatrixView(out).block(0, rows, mine.begin, mine.size());
+          dawdle(seed);
+          exchange_columns(*gpu, peers->view(), {own, columns, out.data<float>(), all});
+          gpu->synchronize();
+          peers->check("columns");
+          expect_same<float>(out, upload(want, {rows, all}),
+                             fmt::format("{} x {}, uneven {}, in place {}", rows, cols, uneven, in_place));
+        }
+}
+
 TEST_F(DecodeExchange, JoinsColumns) {
   const std::vector<Range> columns = {{500, 1003}, {0, 1}, {1, 500}, {500, 500}};
   const int64_t rows = 5, cols = 1003;
