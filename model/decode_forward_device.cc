@@ -51,7 +51,11 @@ void DeviceDecodeBatch::enqueue_attention(int64_t layer) {
                 kv0 = (mine.local.kv.begin - held.local.kv.begin) * d, Hq = mine.Hq_lc() * d, Hkv = mine.Hkv_lc() * d,
                 q_rows = held.Hq_lc() * d, kv_rows = held.Hkv_lc() * d;
   const MatrixView output = MatrixView(w.output).block(0, H, q0, Hq);
-  if (Hq == 0) return enqueue_residual({nullptr, DType::bf16, n, 0, 0}, output, w.mlp_norm, "output");
+  start_phase("qkv");
+  if (Hq == 0) {
+    start_phase("attention");  // every rank has the same phases
+    return enqueue_residual({nullptr, DType::bf16, n, 0, 0}, output, w.mlp_norm, "output");
+  }
   const MatrixView qkv(w.qkv);
   DecodeQkv projection;
   projection.wq = qkv.block(q0, Hq, 0, H);
@@ -70,7 +74,6 @@ void DeviceDecodeBatch::enqueue_attention(int64_t layer) {
   projection.q = MatrixView(b_->q).block(0, n, 0, Hq);
   projection.k = MatrixView(b_->k).block(0, n, 0, Hkv);
   projection.v = MatrixView(b_->v).block(0, n, 0, Hkv);
-  start_phase("qkv");
   decode_qkv(ctx_, stream, c.rms_eps, projection);
 
   BatchDecodeAttention attention;
@@ -110,9 +113,9 @@ void DeviceDecodeBatch::enqueue_mlp(int64_t layer) {
   const bool last = layer + 1 == c.layers;
   const Tensor& norm = last ? weights.final_norm : weights.layers[static_cast<size_t>(layer) + 1].attention_norm;
   const MatrixView down = MatrixView(w.down).block(0, H, first, I);
+  start_phase("gate_up");
   if (I == 0) return enqueue_residual({nullptr, DType::bf16, n, 0, 0}, down, norm, "down");
   const MatrixView gate_up(w.gate_up), activated = MatrixView(b_->activated).block(0, n, 0, I);
-  start_phase("gate_up");
   decode_gate_up(ctx_, b_->stream.first(n), c.rms_eps, gate_up.block(first, I, 0, H),
                  gate_up.block(held.size() + first, I, 0, H), c.traits.activation, activated);
   enqueue_residual(activated, down, norm, "down");

@@ -68,7 +68,9 @@ class CudaPeerMemory final : public PeerMemory {
     write_host(card.host);
     card.process = getpid();
     cudaGetDevice(&card.device);
-    const auto bytes = static_cast<size_t>(PeerMemory::bytes(view_.size, view_.words));
+    // Whole pages: what shares a page with it would be mapped into the peers as well.
+    constexpr int64_t kPage = int64_t{2} << 20;
+    const auto bytes = static_cast<size_t>((PeerMemory::bytes(view_.size, view_.words) + kPage - 1) / kPage * kPage);
     // A range of its own: memory of the stream's pool has no handle of this kind.
     card.ready = try_to(cudaMalloc(&own_, bytes)) && try_to(cudaMemset(own_, 0, bytes)) &&
                  try_to(cudaMalloc(reinterpret_cast<void**>(&view_.state), 4 * sizeof(uint32_t))) &&

@@ -30,7 +30,7 @@ void exchange_and_merge(Context& ctx, const PeerView& peers, const PartialExchan
 }
 
 int64_t column_exchange_words(const std::vector<Range>& columns, int64_t rows) {
-  int64_t width = 0;
+  int64_t width = 1;
   for (const Range& part : columns) width = std::max(width, part.size());
   return rows * ((width + 1) / 2) * 2;
 }

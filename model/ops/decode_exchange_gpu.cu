@@ -163,10 +163,14 @@ struct ColumnArgs {
   int first[kMaxPeers], width[kMaxPeers];
 };
 
+// Pairs of words per row. A rank without columns sends one all the same: nobody may end an exchange that another rank
+// has not begun.
+__device__ int column_units(const ColumnArgs& a, int r) { return max((a.width[r] + 1) / 2, 1); }
+
 // Two neighbours of a slice; a slice of an odd width ends with one.
 __device__ void store_pair(const ColumnArgs& a, int r, int row, int i, float2 x) {
   float* to = a.out + row * a.cols + a.first[r] + i;
-  to[0] = x.x;
+  if (i < a.width[r]) to[0] = x.x;
   if (i + 1 < a.width[r]) to[1] = x.y;
 }
 
@@ -176,17 +180,17 @@ __global__ void __launch_bounds__(kThreads) columns_kernel(const __grid_constant
   const uint32_t epoch = begin_exchange(a.peers);
   const PeerView& p = a.peers;
   const int first = blockIdx.x * kThreads + threadIdx.x, stride = gridDim.x * kThreads;
-  const int own_units = (a.width[p.rank] + 1) / 2;
+  const int own_units = column_units(a, p.rank), own_width = a.width[p.rank];
   for (int unit = first; unit < a.rows * own_units; unit += stride) {
     const int row = unit / own_units, i = (unit - row * own_units) * 2;
     const float* from = a.own + row * a.own_ld + i;
-    const float2 x = make_float2(__ldcg(from), i + 1 < a.width[p.rank] ? __ldcg(from + 1) : 0.0f);
+    const float2 x = make_float2(i < own_width ? __ldcg(from) : 0.0f, i + 1 < own_width ? __ldcg(from + 1) : 0.0f);
     push_to_peers<kMaxPeers>(p, 2 * static_cast<int64_t>(unit), epoch, x.x, x.y);
     store_pair(a, p.rank, row, i, x);
   }
   // Begins with the next rank: all start elsewhere.
   for (int step = 1; step < p.size; ++step) {
-    const int r = (p.rank + step) % p.size, units = (a.width[r] + 1) / 2;
+    const int r = (p.rank + step) % p.size, units = column_units(a, r);
     const uint64_t* slot = slot_of(p, p.rank, r, epoch);
     for (int unit = first; unit < a.rows * units; unit += stride) {
       Patience patience;
