@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "dist/base/error.h"
 #include "dist/base/mix.h"
 #include "model/decode_batch_device.h"
 #include "model/weights/random_source.h"
