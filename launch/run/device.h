@@ -11,15 +11,12 @@
 
 namespace restkv {
 
-/// `auto`: the GPU when this process sees one, else the CPU. Throws InputError when a GPU is asked for and there is
-/// none, and for more than one rank on GPUs.
-Device resolve_device(const RunConfig& config, int ranks);
-
-/// The device for which a run is planned: as above, but it need not be there.
+/// The device for which a run is planned. `auto`: the GPU when this process sees one, else the CPU.
 Device planned_device(const RunConfig& config);
 
-/// This rank's context: its device (GPU `local rank` of its host), its share of the host's threads. Collective; throws
-/// AgreedFailure on all ranks.
+/// This rank's context: its device (GPU `local rank` of those it sees), its share of the host's threads. `world` is all
+/// ranks, on host memory. Collective; throws AgreedFailure on all ranks when a GPU is asked for and there is none, when
+/// only some ranks have one, and when two would share one (compared by UUID).
 std::unique_ptr<Context> make_context(const MpiRuntime& mpi, Communicator& world, const RunConfig& config, Log& log);
 
 /// Bytes that this rank's device can still give: of the GPU, or of the host (0: unknown).

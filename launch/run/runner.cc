@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "dist/base/activity.h"
+#include "dist/comm/device_grid.h"
 #include "launch/config/config_hash.h"
 #include "launch/run/device.h"
 #include "launch/run/open_model.h"
@@ -27,9 +28,7 @@ Runner::Runner(MpiRuntime& mpi, const std::string& config_path, const std::vecto
     auto world = mpi_.world(kStartTimeout);
     agree_on_config(*world, config_path, overrides);
   }
-  grid_ =
-      std::make_unique<ProcessGrid>(mpi_.world(config_.parallel.timeout_s), static_cast<int>(config_.parallel.sequence),
-                                    static_cast<int>(config_.parallel.tensor));
+  control_ = mpi_.world(config_.parallel.timeout_s);
   open_inputs();
   read_requests();
   share_request_sizes();
@@ -50,7 +49,7 @@ void Runner::agree_on_config(Communicator& world, const std::string& path, const
 }
 
 void Runner::open_inputs() {
-  run_together(grid_->control(), [&] {
+  run_together(*control_, [&] {
     checkpoint_ = open_model_for_text(config_);
     check_layout(checkpoint_.config, config_, decode_);
   });
@@ -58,7 +57,7 @@ void Runner::open_inputs() {
 
 // Rank 0 reads and tokenizes everything before any weight is loaded: a bad last prompt is found in the first second.
 void Runner::read_requests() {
-  run_together(grid_->control(), [&] {
+  run_together(*control_, [&] {
     if (!is_root()) return;
     requests_ = prepare_requests(read_prompts(config_), checkpoint_, config_);
     if (config_.output.file.empty()) return;
@@ -79,13 +78,18 @@ void Runner::read_requests() {
 void Runner::share_request_sizes() {
   std::array<int64_t, 2> sizes = {static_cast<int64_t>(requests_.size()), 0};
   for (const Request& r : requests_) sizes[1] = std::max(sizes[1], static_cast<int64_t>(r.tokens.size()));
-  grid_->control().broadcast(std::span<int64_t>(sizes), 0);
+  control_->broadcast(std::span<int64_t>(sizes), 0);
   pending_ = sizes[0];
   longest_ = sizes[1];
 }
 
 void Runner::start_context() {
-  ctx_ = make_context(mpi_, grid_->control(), config_, log_);
+  ctx_ = make_context(mpi_, *control_, config_, log_);
+  GridOptions options;
+  options.sequence = static_cast<int>(config_.parallel.sequence);
+  options.tensor = static_cast<int>(config_.parallel.tensor);
+  options.timeout_s = config_.parallel.timeout_s;
+  grid_ = make_device_grid(std::move(control_), *ctx_, options);
   layout_ = {config_.parallel.sequence, config_.parallel.tensor, ctx_->threads(),
              decode_ == DecodeMode::tensor ? "tensor" : "sequence", std::string(name_of(ctx_->device()))};
 }

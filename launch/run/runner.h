@@ -40,7 +40,7 @@ class Runner {
   void run_batch(int64_t first, int64_t count);
   Request receive_request(size_t i);
   void report(const Request& request, const Generation& generation, const RequestSummary& summary);
-  bool is_root() const { return grid_->is_root(); }
+  bool is_root() const { return mpi_.rank() == 0; }
   bool shows_progress() const { return progress_; }
 
   MpiRuntime& mpi_;
@@ -48,7 +48,7 @@ class Runner {
   RunConfig config_;
   DecodeMode decode_ = DecodeMode::tensor;
   bool progress_ = false;
-  std::unique_ptr<ProcessGrid> grid_;
+  std::unique_ptr<Communicator> control_;  // until the grid takes it
   Checkpoint checkpoint_;
   std::vector<Request> requests_;      // those still to be done; rank 0 only
   int64_t pending_ = 0;                // their number, on every rank
@@ -56,6 +56,7 @@ class Runner {
   int64_t longest_ = 0;                // tokens of the longest of them
   std::optional<ResultFile> results_;  // rank 0 only
   std::unique_ptr<Context> ctx_;
+  std::unique_ptr<ProcessGrid> grid_;  // on the context's device: ends before it
   Layout layout_;
   std::unique_ptr<Transformer> model_;
 };

@@ -46,6 +46,8 @@ class FaultyCommunicator final : public Communicator {
     fail();
     inner_->barrier();
   }
+  std::shared_ptr<void> beside(const std::function<void()>& calls) override { return inner_->beside(calls); }
+  void join(const void* ticket) override { inner_->join(ticket); }
   std::unique_ptr<Communicator> split(int color, int key, std::string name) override {
     return std::make_unique<FaultyCommunicator>(inner_->split(color, key, std::move(name)), fault_);
   }
