@@ -7,6 +7,7 @@
 
 #include "dist/base/activity.h"
 #include "dist/base/stopwatch.h"
+#include "dist/comm/device_grid.h"
 #include "launch/bench/point_plan.h"
 #include "launch/config/config_hash.h"
 #include "launch/run/device.h"
@@ -63,7 +64,7 @@ void Bench::start_context() {
   setting_.layout.decode = decode_ == DecodeMode::tensor ? "tensor" : "sequence";
   setting_.layout.device = name_of(ctx_->device());
   setting_.device_name = device_name(*ctx_);
-  if (ctx_->gpu() != nullptr) setting_.device_versions = ctx_->gpu()->versions();
+  if (ctx_->gpu() != nullptr) setting_.device_versions = ctx_->gpu()->versions() + "; " + ctx_->gpu()->links();
   setting_.ceilings = measure_ceilings(*ctx_, *world_);
   log_.info("{}, {} rank{}, {} threads each; ceilings: GEMM {:.4g} TFLOP/s, copy {:.4g} TB/s", setting_.device_name,
             mpi_.size(), mpi_.size() == 1 ? "" : "s", ctx_->threads(), setting_.ceilings.gemm_flops / 1e12,
@@ -92,8 +93,11 @@ void Bench::run_layout(const BenchLayout& layout) {
   setting_.layout.sequence = layout.sequence;
   setting_.layout.tensor = layout.tensor;
   setting_.weight_bytes = 0;
-  grid_ = std::make_unique<ProcessGrid>(mpi_.world(config_.parallel.timeout_s), static_cast<int>(layout.sequence),
-                                        static_cast<int>(layout.tensor));
+  GridOptions options;
+  options.sequence = static_cast<int>(layout.sequence);
+  options.tensor = static_cast<int>(layout.tensor);
+  options.timeout_s = config_.parallel.timeout_s;
+  grid_ = make_device_grid(mpi_.world(config_.parallel.timeout_s), *ctx_, options);
   for (const BenchGroup& group : layout.groups) run_group(layout, group);
   model_.reset();
   grid_.reset();
