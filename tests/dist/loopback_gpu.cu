@@ -1,3 +1,4 @@
+#include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
 #include "dist/base/gpu_handles.h"
@@ -14,6 +15,11 @@ __device__ T folded(T into, T from, ReduceOp op) {
   if (op == ReduceOp::sum) return into + from;
   if (op == ReduceOp::max) return from > into || from != from ? from : into;
   return from < into || from != from ? from : into;
+}
+
+// As collective::fold() sums bf16: rounded at every addition.
+__device__ __nv_bfloat16 folded(__nv_bfloat16 into, __nv_bfloat16 from, ReduceOp) {
+  return __float2bfloat16_rn(__bfloat162float(into) + __bfloat162float(from));
 }
 
 template <class T>
@@ -45,6 +51,9 @@ class GpuDevice final : public LoopbackDevice {
   void fold(void* into, const void* from, int64_t count, DType dtype, ReduceOp op) override {
     switch (dtype) {
       case DType::f32: return fold_as<float>(into, from, count, op);
+      case DType::bf16:
+        RESTKV_CHECK(op == ReduceOp::sum, "no reduction of bf16 but the sum");
+        return fold_as<__nv_bfloat16>(into, from, count, op);
       case DType::f64: return fold_as<double>(into, from, count, op);
       case DType::i32: return fold_as<int32_t>(into, from, count, op);
       case DType::i64: return fold_as<int64_t>(into, from, count, op);
