@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -75,6 +76,8 @@ MpiRuntime::MpiRuntime(int* argc, char*** argv) {
     throw;
   }
   find_place_on_host(&local_rank_, &local_size_);
+  // Two survivors at most: of hundreds of ranks all would say the same.
+  if (size_ > 1 && rank_ <= 1) report_termination(rank_);
 }
 
 MpiRuntime::~MpiRuntime() {
@@ -93,7 +96,26 @@ std::unique_ptr<Communicator> MpiRuntime::world(double timeout_s, bool check_cal
     watchdog_ = options.watchdog;
   }
   auto world = make_mpi_communicator(options);
-  return check_calls ? make_checked_communicator(std::move(world)) : std::move(world);
+  if (check_calls) world = make_checked_communicator(std::move(world));
+  return wrapper_ ? wrapper_(std::move(world)) : std::move(world);
+}
+
+void MpiRuntime::meet(bool worked, double timeout_s) {
+  std::unique_ptr<Watchdog> watchdog;
+  if (worked && timeout_s > 0.0)
+    watchdog = std::make_unique<Watchdog>(timeout_s, rank_, [](const std::string&) { end_all_ranks(1); });
+  auto scope =
+      watchdog ? watchdog->enter("meeting of the working and the idle ranks", "all ranks", 0) : Watchdog::Scope();
+  MPI_Request request = MPI_REQUEST_NULL;
+  RESTKV_MPI_CHECK(MPI_Ibarrier(MPI_COMM_WORLD, &request));
+  // Short at first, so that ranks that come together lose no time.
+  auto nap = std::chrono::microseconds(50);
+  for (int met = 0; true;) {
+    RESTKV_MPI_CHECK(MPI_Test(&request, &met, MPI_STATUS_IGNORE));
+    if (met) return;
+    std::this_thread::sleep_for(nap);
+    nap = std::min(2 * nap, std::chrono::microseconds(10000));
+  }
 }
 
 void MpiRuntime::abort(const std::string& text, int exit_code) {

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "dist/comm/communicator.h"
 
@@ -28,9 +29,19 @@ class MpiRuntime {
   int local_rank() const { return local_rank_; }
   int local_size() const { return local_size_; }
 
+  using Wrapper = std::function<std::unique_ptr<Communicator>(std::unique_ptr<Communicator>)>;
+  /// What world() hands out from now on is wrapped in it: for tests, whose ranks fail on purpose.
+  void wrap_world(Wrapper wrapper) { wrapper_ = std::move(wrapper); }
+
   /// The group of all ranks. Every collective of it and of its sub-groups has `timeout_s` seconds (0: no deadline).
   /// With `check_calls` the ranks compare their calls first (checked_communicator.h). Collective.
   std::unique_ptr<Communicator> world(double timeout_s, bool check_calls = false);
+
+  /// Ends when all ranks of the run have called it, whatever groups they work in. A rank that was left out of the work
+  /// since the last time waits as long as that takes, asleep (a blocking MPI call would spin on a core that a working
+  /// rank needs): the working ranks' own calls have deadlines, and they end all ranks. A working rank has `timeout_s`
+  /// seconds (0: no deadline). Collective over all ranks.
+  void meet(bool worked, double timeout_s);
 
   /// Prints "rank R, what it is doing: text" once to standard error and ends all ranks with `exit_code` (0 becomes 1).
   /// Does not return. Rank 0 goes first: of an error that all ranks find alike (a bad configuration) the user sees one
@@ -43,6 +54,7 @@ class MpiRuntime {
  private:
   bool initialised_here_ = false;
   int rank_ = 0, size_ = 1, local_rank_ = 0, local_size_ = 1;
+  Wrapper wrapper_;
   std::shared_ptr<Watchdog> watchdog_;  // of the last world() with a deadline
 };
 
