@@ -13,7 +13,7 @@
 #include "dist/base/gpu_handles.h"
 #include "dist/base/mix.h"
 #include "kvcache/scores/group_mean.h"
-#include "kvcache/scores/reconstruction.h"
+#include "kvcache/scores/reconstruction_kernels.h"
 #include "kvcache/statistics/exchange.h"
 #include "kvcache/statistics/window_attention.h"
 #include "kvcache/statistics/window_logits.h"
@@ -120,6 +120,20 @@ void measure(Context& ctx, int64_t L) {
   }
   printf("%8ld  %-22s %9.1f us, extra memory %.1f MiB\n", static_cast<long>(L), "all", sum,
          static_cast<double>(ctx.memory().peak() - inputs) / 1048576);
+  // The kernels of the norms side by side.
+  std::vector<Step> norms;
+  for (const auto& [name, kernel] :
+       {std::pair("norms by warps", gpu::NormKernel::warps), std::pair("norms, n32x1", gpu::NormKernel::n32x1),
+        std::pair("norms, n32x2", gpu::NormKernel::n32x2), std::pair("norms, n64x1", gpu::NormKernel::n64x1)}) {
+    if (kernel != gpu::NormKernel::warps && !gpu::has_warpgroup_norms()) continue;
+    norms.push_back({name, [&, which = kernel] {
+                       gpu::reconstruction_after(ctx, heads, shard, a.data<float>(), o.data<float>(), MatrixView(v),
+                                                 r.data<float>(), 1.0, s.data<float>(), which);
+                     }});
+  }
+  const std::vector<double> by_kernel = time_steps(ctx, norms);
+  for (size_t i = 0; i < norms.size(); ++i)
+    printf("%8ld  %-22s %9.1f us\n", static_cast<long>(L), norms[i].name.c_str(), by_kernel[i]);
   // Mode before, and the norms without factors, are not of the default path.
   Tensor window = floats({blocks, rows, d}), window_o = floats({rows, d});
   const std::vector<Step> others = {
