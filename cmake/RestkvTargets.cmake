@@ -9,6 +9,7 @@ function(restkv_folder NAME)
     file(GLOB_RECURSE gpu_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*_gpu.cu)
     list(FILTER sources EXCLUDE REGEX "_nogpu\\.cc$")
     list(APPEND sources ${gpu_sources})
+    restkv_specific_code(${gpu_sources})
   endif()
   add_library(restkv_${NAME} STATIC ${sources})
   add_library(restkv::${NAME} ALIAS restkv_${NAME})
@@ -19,6 +20,20 @@ function(restkv_folder NAME)
   if(RESTKV_HAS_CUDA)
     target_link_libraries(restkv_${NAME} PRIVATE ${RESTKV_CUDA_LIBRARIES})
   endif()
+endfunction()
+
+# Files *_sm90a_gpu.cu use instructions that compute capability 9.0 alone has. They are compiled for it (sm_90a) beside
+# the architectures of the build, which get the same kernels empty, and ask at run time which code was loaded.
+function(restkv_specific_code)
+  if(NOT "${CMAKE_CUDA_ARCHITECTURES}" MATCHES "(^|;)90(-real|-virtual)?(;|$)" OR
+     "${CMAKE_CUDA_ARCHITECTURES}" MATCHES "90a")
+    return()
+  endif()
+  foreach(source IN LISTS ARGN)
+    if(source MATCHES "_sm90a_gpu\\.cu$")
+      set_property(SOURCE ${source} APPEND PROPERTY COMPILE_OPTIONS "--generate-code=arch=compute_90a,code=[sm_90a]")
+    endif()
+  endforeach()
 endfunction()
 
 # The warnings and the language level that every target of ours gets.

@@ -1,4 +1,5 @@
-// Mode `after` with output factors on tensor cores: norms of R_h (o_h - v_i) for all local positions.
+// Mode `after` with output factors by products of warps: norms of R_h (o_h - v_i) for all local positions. Devices of
+// compute capability 9.0 have reconstruction_sm90a_gpu.cu.
 //
 // The difference e = o - v is taken in f32 and rounded to f16, as is R_h, after both were scaled by powers of two; the
 // products are summed in f32. Rounding e and not v keeps the error at 2^-12 of each factor even where v is close to o,
@@ -8,14 +9,11 @@
 // A warp takes 16 kTiles positions at a time, for all query heads of their KV head: values come from memory once. The
 // sum over d is a sum over pairs, and pairs may stand in any order if both factors use the same: one thread's four
 // neighbouring elements stand for the columns 2t, 2t+1, 2t+8 and 2t+9 of a 16-wide step of the tensor cores.
-#include <cuda_fp16.h>
-
 #include "dist/base/gpu_handles.h"
-#include "dist/base/gpu_math.h"
-#include "kvcache/gpu/layout.h"
 #include "kvcache/gpu/softmax_weight.h"
+#include "kvcache/gpu/squared_norms.h"
 #include "kvcache/gpu/tensor_core.h"
-#include "kvcache/scores/reconstruction.h"
+#include "kvcache/scores/reconstruction_kernels.h"
 
 namespace restkv::gpu {
 namespace {
@@ -23,9 +21,6 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kSharedBytes = 225 * 1024;  // one block per multiprocessor
-constexpr float kScaleE = 64.0f;          // elements of e up to 1023 and down to 1e-6 are normal numbers of f16
-constexpr int kFactorExponent = 10;       // the largest element of a scaled R_h lies in [512, 1024)
-constexpr float kSmallestNorm = 16.0f;    // squared and scaled: below it the smallest f16 numbers would show
 
 template <int kD>
 struct Shape {
@@ -44,24 +39,11 @@ struct Shape {
   static constexpr int kMostHeads = (kSharedBytes - kWarps * kValueBytes) / kHeadBytes;
 };
 
-struct Arguments {
-  HeadMap heads;
-  int64_t L_lc, stride, v_ld;
-  const float* a;
-  const float* o;
-  const __nv_bfloat16* v;
-  const float* r;
-  const uint4* factors;  // [Hq_lc][cells][32 lanes], see pack_factors_kernel
-  const float* scales;   // [Hq_lc]: of a norm, over that of the scaled factors
-  float tau;
-  float* s;
+struct Arguments : NormArguments {
+  const uint4* factors;        // [Hq_lc][cells][32 lanes], see pack_factors_kernel
+  const float* scales;         // [Hq_lc]: of a norm, over that of the scaled factors
   int heads_per_list, chunks;  // a list: query heads of one KV head whose factors are in shared memory together
 };
-
-__device__ inline uint32_t pack_half(float low, float high) {
-  const __half2 pair = __floats2half2_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&pair);
-}
 
 // R_h in f16 in the order in which a warp multiplies it: cell (p, step) holds for lane 4 g + t the elements
 // 16 step + 4 t + {0, 1, 2, 3} of the rows 16 p + g and 16 p + 8 + g. One block per head; `r` of it stays in registers.
@@ -82,12 +64,9 @@ __global__ void __launch_bounds__(1024) pack_factors_kernel(const float* r, uint
   if (lane == 0) high[warp] = max;
   __syncthreads();
   max = warp_max(high[lane]);
-  int exponent = 0;
-  if (max > 0.0f && max < INFINITY) frexpf(max, &exponent);
-  exponent = min(max > 0.0f ? exponent : 0, 100);
-  exponent = exponent < -100 ? -100 : exponent;
+  const int exponent = factor_exponent(max);
   const float scale = ldexpf(1.0f, kFactorExponent - exponent);
-  if (threadIdx.x == 0) scales[h] = ldexpf(1.0f, exponent - kFactorExponent) / kScaleE;
+  if (threadIdx.x == 0) scales[h] = ldexpf(1.0f, exponent - kFactorExponent) / kValueScale;
   uint2* to = factors + static_cast<int64_t>(h) * Shape<kD>::kCells * 64;
 #pragma unroll
   for (int i = 0; i < kPerThread; ++i) {
@@ -97,19 +76,6 @@ __global__ void __launch_bounds__(1024) pack_factors_kernel(const float* r, uint
     to[(Shape<kD>::cell(p, step) * 32 + target) * 2 + row % 16 / 8] =
         make_uint2(pack_half(x[i].x * scale, x[i].y * scale), pack_half(x[i].z * scale, x[i].w * scale));
   }
-}
-
-// ||R_h (o - v)||^2 by one warp in f32, for one position.
-__device__ inline float exact_squared_norm(const float* r, const float* o, const __nv_bfloat16* v, int d) {
-  float sum = 0.0f;
-#pragma unroll 1
-  for (int j = threadIdx.x % 32; j < d; j += 32) {
-    float y = 0.0f;
-#pragma unroll 1
-    for (int k = j; k < d; ++k) y = fmaf(r[static_cast<int64_t>(j) * d + k], o[k] - __bfloat162float(v[k]), y);
-    sum = fmaf(y, y, sum);
-  }
-  return warp_sum(sum);
 }
 
 // A warp's values in shared memory: 32-byte pieces of a row, one per step, stand in the place step ^ (row & 3), so that
@@ -130,8 +96,8 @@ __device__ void fetch_values(const Arguments& p, int g, int64_t first, uint32_t 
 
 // Two scaled elements of e in f16. A bf16 is the upper half of an f32.
 __device__ inline uint32_t difference(uint32_t values, float o0, float o1) {
-  return pack_half(fmaf(__uint_as_float(values << 16), -kScaleE, o0),
-                   fmaf(__uint_as_float(values & 0xffff0000u), -kScaleE, o1));
+  return pack_half(fmaf(__uint_as_float(values << 16), -kValueScale, o0),
+                   fmaf(__uint_as_float(values & 0xffff0000u), -kValueScale, o1));
 }
 
 // One step of e for a warp's positions.
@@ -276,7 +242,7 @@ __global__ void __launch_bounds__(kThreads, 1) reconstruction_kernel(Arguments p
     const uint4* from = p.factors + static_cast<int64_t>(first_head) * S::kCells * 32;
     for (int i = threadIdx.x; i < heads * S::kCells * 32; i += kThreads)
       copy_async16(shared_address(factors + i), from + i, true);
-    for (int i = threadIdx.x; i < heads * kD; i += kThreads) o[i] = p.o[first_head * kD + i] * kScaleE;
+    for (int i = threadIdx.x; i < heads * kD; i += kThreads) o[i] = p.o[first_head * kD + i] * kValueScale;
     wait_copies();
     __syncthreads();
     for (int tile = warp; tile < count; tile += kWarps) {
@@ -300,8 +266,9 @@ __global__ void __launch_bounds__(kThreads, 1) reconstruction_kernel(Arguments p
 }
 
 template <int kD>
-void launch(Context& ctx, Arguments p, int group) {
+void launch(Context& ctx, const NormArguments& arguments, int group) {
   using S = Shape<kD>;
+  Arguments p{arguments, nullptr, nullptr, 0, 0};
   Tensor factors = ctx.empty(DType::u8, {p.heads.Hq_lc, S::kFactorBytes});
   Tensor scales = ctx.empty(DType::f32, {p.heads.Hq_lc});
   p.factors = static_cast<const uint4*>(factors.raw());
@@ -324,26 +291,26 @@ void launch(Context& ctx, Arguments p, int group) {
 
 void reconstruction_after(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* a,
                           const float* o, const MatrixView& v, const float* r, double tau, float* s) {
+  reconstruction_after(ctx, heads, shard, a, o, v, r, tau, s, NormKernel::fastest);
+}
+
+void reconstruction_after(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* a,
+                          const float* o, const MatrixView& v, const float* r, double tau, float* s,
+                          NormKernel kernel) {
   if (shard.L_lc == 0 || heads.Hq_lc() == 0) return;
   const int64_t d = heads.d;
   const bool tensor_cores = r != nullptr && v.dtype == DType::bf16 && (d == 64 || d == 128 || d == 256) &&
                             aligned_rows(v, 16) && reinterpret_cast<uintptr_t>(r) % 16 == 0;
+  RESTKV_CHECK(tensor_cores || kernel == NormKernel::fastest,
+               "reconstruction_after: no tensor-core kernel for {} of {}", name_of(v.dtype), d);
   if (!tensor_cores) return plain_reconstruction_after(ctx, heads, shard, a, o, v, r, tau, s);
-  const Arguments p{head_map(heads),
-                    shard.L_lc,
-                    shard.stride,
-                    v.ld,
-                    a,
-                    o,
-                    static_cast<const __nv_bfloat16*>(v.data),
-                    r,
-                    nullptr,
-                    nullptr,
-                    static_cast<float>(tau),
-                    s,
-                    0,
-                    0};
+  const NormArguments p{
+      head_map(heads),         shard.L_lc, shard.stride, v.ld, a, o, static_cast<const __nv_bfloat16*>(v.data), r,
+      static_cast<float>(tau), s};
   const int group = largest_group(heads);
+  // Nothing that depends on the layout may choose the kernel: scores are the same bits on all.
+  if (kernel == NormKernel::fastest ? has_warpgroup_norms() : kernel != NormKernel::warps)
+    return warpgroup_norms(ctx, p, group, kernel);
   if (d == 64) return launch<64>(ctx, p, group);
   if (d == 128) return launch<128>(ctx, p, group);
   launch<256>(ctx, p, group);

@@ -13,10 +13,10 @@
 #include "dist/base/gpu_handles.h"
 #include "dist/base/mix.h"
 #include "kvcache/scores/group_mean.h"
-#include "kvcache/scores/reconstruction.h"
+#include "kvcache/scores/reconstruction_kernels.h"
 #include "kvcache/statistics/exchange.h"
 #include "kvcache/statistics/window_attention.h"
-#include "kvcache/statistics/window_logits.h"
+#include "kvcache/statistics/window_logits_kernels.h"
 #include "kvcache/statistics/window_output.h"
 
 namespace restkv {
@@ -120,6 +120,30 @@ void measure(Context& ctx, int64_t L) {
   }
   printf("%8ld  %-22s %9.1f us, extra memory %.1f MiB\n", static_cast<long>(L), "all", sum,
          static_cast<double>(ctx.memory().peak() - inputs) / 1048576);
+  // Kernels of the same side by side: whole steps, so that the caches are as they are in a layer.
+  std::vector<Step> kernels;
+  for (const auto& [name, tile] : {std::pair("logits, 128 keys", gpu::LogitsTile::keys128),
+                                   std::pair("logits, 128, streamed", gpu::LogitsTile::streamed128),
+                                   std::pair("logits, 64 keys", gpu::LogitsTile::keys64),
+                                   std::pair("logits, 64, streamed", gpu::LogitsTile::streamed64)}) {
+    kernels.push_back({name, [&, which = tile] {
+                         gpu::window_logits(ctx, heads, shard, MatrixView(q), MatrixView(k), logits.data<float>(),
+                                            partials.data<float>(), which);
+                       }});
+    kernels.push_back({"  attention after it", steps[2].run});
+  }
+  for (const auto& [name, kernel] :
+       {std::pair("norms by warps", gpu::NormKernel::warps), std::pair("norms, n32x1", gpu::NormKernel::n32x1),
+        std::pair("norms, n32x2", gpu::NormKernel::n32x2), std::pair("norms, n64x1", gpu::NormKernel::n64x1)}) {
+    if (kernel != gpu::NormKernel::warps && !gpu::has_warpgroup_norms()) continue;
+    kernels.push_back({name, [&, which = kernel] {
+                         gpu::reconstruction_after(ctx, heads, shard, a.data<float>(), o.data<float>(), MatrixView(v),
+                                                   r.data<float>(), 1.0, s.data<float>(), which);
+                       }});
+  }
+  const std::vector<double> by_kernel = time_steps(ctx, kernels);
+  for (size_t i = 0; i < kernels.size(); ++i)
+    printf("%8ld  %-22s %9.1f us\n", static_cast<long>(L), kernels[i].name.c_str(), by_kernel[i]);
   // Mode before, and the norms without factors, are not of the default path.
   Tensor window = floats({blocks, rows, d}), window_o = floats({rows, d});
   const std::vector<Step> others = {

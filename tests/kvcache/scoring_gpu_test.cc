@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <functional>
 #include <map>
 
 #include "dist/base/error.h"
@@ -10,6 +11,8 @@
 #include "kvcache/scores/key_norms.h"
 #include "kvcache/scores/position_scores.h"
 #include "kvcache/scores/random_scores.h"
+#include "kvcache/scores/reconstruction_kernels.h"
+#include "kvcache/statistics/window_logits_kernels.h"
 #include "tests/gpu_test.h"
 #include "tests/kvcache/scoring_layer.h"
 #include "tests/tolerances.h"
@@ -154,6 +157,133 @@ TEST_F(ScoringGpu, Options) {
       for (int64_t W : {1, 12, 33}) compare({{450, W, 64, 8, 2, 64}, dtype, {}, reduction}, 64);
     // A part of two groups, as with more tensor ranks than KV heads.
     compare({shape, dtype, {{3, 6}, {0, 2}}}, 63);
+  }
+}
+
+// One layer's inputs of the norms, with weights near 1 where a value is close to the output.
+struct NormInput {
+  HeadLayout heads;
+  int64_t L;
+  std::vector<float> a, o, v, r;
+
+  struct Device {
+    const float *a, *o, *r;
+    MatrixView v;
+    float* s;
+  };
+
+  NormInput(const HeadLayout& heads_, int64_t L_, uint32_t seed) : heads(heads_), L(L_) {
+    const int64_t Hq = heads.Hq_lc(), Hkv = heads.Hkv_lc(), d = heads.d, group = heads.group();
+    std::mt19937 random(seed);
+    std::normal_distribution<float> normal;
+    std::uniform_real_distribution<float> unit;
+    for (int64_t i = 0; i < Hq * L; ++i) a.push_back(unit(random) * 1e-2f);
+    for (int64_t i = 0; i < Hq * d; ++i) o.push_back(normal(random));
+    for (int64_t i = 0; i < L * Hkv * d; ++i) v.push_back(to_float(to_bf16(normal(random))));
+    for (int64_t i = 5; i < L; i += 17) {  // from 2^-14 to 1 times away, one head after another
+      const int64_t h = i % Hq, g = (heads.local.q.begin + h) / group - heads.local.kv.begin;
+      const float away = std::ldexp(1.0f, static_cast<int>(i / 17 % 15) - 14);
+      for (int64_t k = 0; k < d; ++k)
+        v[(i * Hkv + g) * d + k] = to_float(to_bf16(o[h * d + k] + away * normal(random)));
+      a[h * L + i] = 1.0f - away / 8;
+    }
+    for (int64_t i = 0; i < Hq * d * d; ++i)
+      r.push_back(i % d < i / d % d ? 0.0f : normal(random) * std::pow(0.97f, static_cast<float>(i / d % d)));
+  }
+
+  // Scores of the positions [begin, L), [Hq_lc, L - begin].
+  std::vector<float> scores(Context& ctx, int64_t begin,
+                            const std::function<void(const LocalShard&, const Device&)>& op) const {
+    const int64_t Hq = heads.Hq_lc(), row = heads.Hkv_lc() * heads.d, count = L - begin;
+    LocalShard shard;
+    shard.L = shard.L_lc = count;
+    shard.stride = (count + 31) / 32 * 32 + 32;
+    std::vector<float> weights(static_cast<size_t>(Hq * shard.stride));
+    for (int64_t h = 0; h < Hq; ++h) std::copy_n(&a[h * L + begin], count, &weights[h * shard.stride]);
+    const Tensor a_dev = upload(ctx, weights, {Hq, shard.stride}), o_dev = upload(ctx, o, {Hq, heads.d});
+    const Tensor v_dev = upload(ctx, {v.begin() + begin * row, v.end()}, {count, row}, DType::bf16);
+    const Tensor r_dev = upload(ctx, r, {Hq, heads.d, heads.d});
+    Tensor s = output(ctx, {Hq, shard.stride});
+    op(shard, {a_dev.data<float>(), o_dev.data<float>(), r_dev.data<float>(), MatrixView(v_dev), s.data<float>()});
+    const std::vector<float> all = ctx.to_host<float>(s);
+    std::vector<float> result;
+    for (int64_t h = 0; h < Hq; ++h)
+      result.insert(result.end(), &all[h * shard.stride], &all[h * shard.stride] + count);
+    return result;
+  }
+};
+
+TEST_F(ScoringGpu, HopperHasWarpgroups) {
+  if (gpu->gpu()->describe().find("NVIDIA H") == std::string::npos) GTEST_SKIP() << "not a Hopper device";
+  EXPECT_TRUE(gpu::has_warpgroup_norms()) << "the sm_90a code was not compiled or not chosen";
+}
+
+TEST_F(ScoringGpu, NormKernels) {
+  using gpu::NormKernel;
+  const std::pair<const char*, NormKernel> kernels[] = {{"warps", NormKernel::warps},
+                                                        {"n32x1", NormKernel::n32x1},
+                                                        {"n32x2", NormKernel::n32x2},
+                                                        {"n64x1", NormKernel::n64x1},
+                                                        {"fastest", NormKernel::fastest}};
+  const std::pair<int64_t, HeadLayout> cases[] = {
+      {1000, {8, 2, 128, {{0, 8}, {0, 2}}}},   {131, {3, 1, 128, {{0, 3}, {0, 1}}}},
+      {777, {16, 2, 128, {{0, 16}, {0, 2}}}},  {20011, {4, 4, 128, {{0, 4}, {0, 4}}}},
+      {5003, {12, 1, 128, {{0, 12}, {0, 1}}}}, {450, {8, 2, 128, {{3, 6}, {0, 2}}}},
+      {901, {7, 1, 64, {{0, 7}, {0, 1}}}},     {64, {32, 1, 64, {{0, 32}, {0, 1}}}},
+      {1, {8, 2, 64, {{0, 8}, {0, 2}}}},       {700, {4, 2, 256, {{0, 4}, {0, 2}}}},
+      {333, {5, 1, 256, {{0, 5}, {0, 1}}}},    {2049, {16, 16, 256, {{0, 16}, {0, 16}}}},
+  };
+  uint32_t seed = 200;
+  for (const auto& [L, heads] : cases) {
+    const NormInput in(heads, L, seed++);
+    const double tau = L == 777 ? 1.5 : 1.0;
+    SCOPED_TRACE(fmt::format("L {} Hq_lc {} Hkv_lc {} d {}", L, heads.Hq_lc(), heads.Hkv_lc(), heads.d));
+    const std::vector<float> want = in.scores(cpu, 0, [&](const LocalShard& shard, const NormInput::Device& x) {
+      reconstruction_after(cpu, in.heads, shard, x.a, x.o, x.v, x.r, tau, x.s);
+    });
+    for (const auto& [name, kernel] : kernels) {
+      if (name != std::string("warps") && name != std::string("fastest") && !gpu::has_warpgroup_norms()) continue;
+      SCOPED_TRACE(name);
+      const auto run = [&, k = kernel](const LocalShard& shard, const NormInput::Device& x) {
+        gpu::reconstruction_after(*gpu, in.heads, shard, x.a, x.o, x.v, x.r, tau, x.s, k);
+      };
+      const std::vector<float> got = in.scores(*gpu, 0, run);
+      expect_close(std::string("scores by ") + name, got, want, 1, kScoresBf16);  // each by itself
+      expect_same_bits("a second run", in.scores(*gpu, 0, run), got);
+      // The same positions elsewhere in a tile.
+      for (int64_t begin : {1, 8, 37, 64, 77}) {
+        if (begin >= L) break;
+        std::vector<float> part;
+        for (int64_t h = 0; h < heads.Hq_lc(); ++h) part.insert(part.end(), &got[h * L + begin], &got[h * L] + L);
+        expect_same_bits("positions moved", in.scores(*gpu, begin, run), part);
+      }
+    }
+  }
+}
+
+// The same logits however the work is cut, and partials that differ in the order of their sums alone.
+TEST_F(ScoringGpu, LogitsTiles) {
+  for (const CaseShape& shape :
+       {CaseShape{1000, 32, 64, 8, 2, 128}, {2049, 33, 64, 12, 1, 128, 1024}, {777, 65, 80, 3, 3, 128, 64}}) {
+    const ScoringShape s{shape, DType::bf16};
+    const ScoringInput in = scoring_input(s, 91);
+    const HeadLayout heads = s.heads();
+    const SequencePartition partition = s.partition(1);
+    const LocalShard shard = make_local_shard(partition, 0, shape.W);
+    const int64_t rows = shape.Hq * shape.W;
+    const Tensor q = upload(*gpu, in.q, {shape.W, shape.Hq * shape.d}, DType::bf16);
+    const Tensor k = upload(*gpu, in.k, {shape.L, shape.Hkv * shape.d}, DType::bf16);
+    std::vector<float> logits, partials;
+    using gpu::LogitsTile;
+    for (LogitsTile tile : {LogitsTile::keys128, LogitsTile::streamed128, LogitsTile::keys64, LogitsTile::streamed64}) {
+      SCOPED_TRACE(fmt::format("L {}, tile {}", shape.L, static_cast<int>(tile)));
+      Tensor x = output(*gpu, {rows, shard.stride}), part = output(*gpu, {partition.blocks(), rows * 2});
+      gpu::window_logits(*gpu, heads, shard, MatrixView(q), MatrixView(k), x.data<float>(), part.data<float>(), tile);
+      const std::vector<float> got = gpu->to_host<float>(x), sums = gpu->to_host<float>(part);
+      if (tile == LogitsTile::keys128) logits = got, partials = sums;
+      expect_same_bits("logits", got, logits);
+      expect_close("partials of tiles", sums, partials, 1, kStatisticsGpu);
+    }
   }
 }
 
