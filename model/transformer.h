@@ -30,10 +30,10 @@ std::string_view name_of(ContextPlan plan);
 struct TransformerOptions {
   DecodeMode decode = DecodeMode::tensor;
   std::optional<DType> weight_dtype;  ///< f32 or bf16; by default each matrix as it loses nothing
-  bool peer_memory = true;            ///< GPU ranks decode over mapped memory where they can (decode_groups.h)
   ContextPlan context = ContextPlan::allgather;
-  std::optional<DType> sum_dtype =
-      std::nullopt;  ///< of the tensor group's sums in prefill; by default prefill_sum_dtype()
+  /// Of the tensor group's sums in prefill; by default prefill_sum_dtype().
+  std::optional<DType> sum_dtype = std::nullopt;
+  bool peer_memory = true;  ///< GPU ranks decode over mapped memory where they can (decode_groups.h)
 };
 
 struct PrefillOptions {
