@@ -133,6 +133,8 @@ KeptRows Evictor::State::keep(const SequencePartition& partition, const LocalSha
   const int64_t rows = scores.size(0);
   int64_t budget = past_budget + shard.W;
   SelectRows input{scores.data<float>(), rows, shard.stride, &shard.past, shard.P};
+  for (int rank = 0; rank < sequence.size(); ++rank)
+    input.most_local = std::max(input.most_local, past_count_of(partition, rank, shard.P));
   SelectResult top;
   const bool ragged = deals_to_heads(config.allocation);
   if (ragged) {
@@ -158,7 +160,8 @@ KeptRows Evictor::State::keep(const SequencePartition& partition, const LocalSha
   KeptRows kept;
   kept.rows = std::move(lists.rows);
   kept.counts = std::move(lists.counts);
-  if (sequence.size() == 1 && !ragged) kept.known = budget;
+  if (!ragged) kept.in_group = budget;
+  if (sequence.size() == 1) kept.known = kept.in_group;
   return kept;
 }
 

@@ -1,14 +1,19 @@
 #include "kvcache/exchange_bytes.h"
 
+#include <algorithm>
+
 #include "dist/comm/collective.h"
+#include "kvcache/allocation.h"
 #include "kvcache/head_budgets.h"
 #include "kvcache/local_shard.h"
 #include "kvcache/policies/policy.h"
-#include "kvcache/select/radix_select.h"
+#include "kvcache/select/group_select.h"
+#include "kvcache/statistics/exchange.h"
 
 namespace restkv {
 namespace {
 
+// CPU ranks: histograms.
 int64_t select_bytes(int ranks, int64_t rows) {
   int64_t bytes = 0;
   for (int64_t bins : kKeyBins)
@@ -29,10 +34,44 @@ void add_head_budgets(const CacheConfig& config, const HeadLayout& heads, int ra
       collective::sent_by_all_gather(tensor_size, mine.size() * stride * static_cast<int64_t>(sizeof(float)));
 }
 
+// GPU ranks: lists.
+int64_t list_bytes(int ranks, int64_t rows, int64_t k, int64_t most_local) {
+  return collective::sent_by_all_gather(
+      ranks, rows * group_list_length(k, most_local) * static_cast<int64_t>(sizeof(uint64_t)));
+}
+
+// What differs between the devices: the top sets of the window rows, the scores of the past, and the last selection.
+int64_t cpu_bytes(const PolicyExchanges& use, int ranks, int64_t window_rows, int64_t Hq_lc, int64_t past,
+                  int64_t selection) {
+  const int64_t i64 = sizeof(int64_t), f32 = sizeof(float);
+  int64_t bytes = select_bytes(ranks, selection);
+  if (use.top_sets)
+    bytes += select_bytes(ranks, window_rows) + collective::sent_by_all_reduce(ranks, window_rows * i64);
+  if (use.past_scores) bytes += collective::sent_by_all_gather(ranks, Hq_lc * past * f32);
+  return bytes;
+}
+
+int64_t gpu_bytes(const PolicyExchanges& use, const SequencePartition& partition, int64_t window_rows, int64_t Hq_lc,
+                  int64_t P, int64_t k, int64_t selection) {
+  const int ranks = partition.ranks();
+  int64_t most = 0, most_past = 0;
+  for (int rank = 0; rank < ranks; ++rank) {
+    most = std::max(most, partition.local_size(rank));
+    most_past = std::max(most_past, past_count_of(partition, rank, P));
+  }
+  int64_t bytes = list_bytes(ranks, selection, k, most_past);
+  if (use.top_sets) bytes += list_bytes(ranks, window_rows, k, most);
+  if (use.past_scores)
+    bytes += collective::sent_by_all_gather(ranks,
+                                            Hq_lc * past_capacity(partition, P) * static_cast<int64_t>(sizeof(float)));
+  return bytes;
+}
+
 }  // namespace
 
 ExchangeBytes eviction_exchange_bytes(const CacheConfig& config, const HeadLayout& heads,
-                                      const SequencePartition& partition, int sequence_rank, int tensor_size) {
+                                      const SequencePartition& partition, int sequence_rank, int tensor_size,
+                                      const ExchangeLayer& where) {
   const PolicyEntry& entry = find_policy(config.policy);
   if (!entry.evicts) return {};
   const PolicyExchanges use = entry.make(config)->exchanges(config);
@@ -43,11 +82,13 @@ ExchangeBytes eviction_exchange_bytes(const CacheConfig& config, const HeadLayou
   ExchangeBytes bytes;
   if (use.softmax) bytes.sequence += collective::sent_by_all_gather(ranks, blocks * rows * 2 * f32);
   bytes.sequence += collective::sent_by_all_gather(ranks, blocks * Hq_lc * use.output_rows * heads.d * f32);
-  if (use.top_sets)
-    bytes.sequence +=
-        select_bytes(ranks, rows) + collective::sent_by_all_reduce(ranks, rows * static_cast<int64_t>(sizeof(int64_t)));
-  if (use.past_scores) bytes.sequence += collective::sent_by_all_gather(ranks, Hq_lc * shard.past_count() * f32);
-  bytes.sequence += select_bytes(ranks, selection_rows(config, heads));
+  const int64_t selection = selection_rows(config, heads);
+  if (where.device == Device::gpu) {
+    const int64_t k = layer_budget(config, shard.L, where.layer, where.layers) - config.window;
+    bytes.sequence += gpu_bytes(use, partition, rows, Hq_lc, shard.P, k, selection);
+  } else {
+    bytes.sequence += cpu_bytes(use, ranks, rows, Hq_lc, shard.past_count(), selection);
+  }
   const bool mean_over_group = entry.unit == ScoreUnit::query_head && config.granularity == Granularity::kv_head;
   if (entry.unit == ScoreUnit::layer_mean || (mean_over_group && heads.groups_are_split(tensor_size)))
     bytes.tensor += collective::sent_by_all_gather(tensor_size, Hq_lc * shard.stride * f32);

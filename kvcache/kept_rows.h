@@ -24,6 +24,9 @@ struct KeptRows {
   /// Every head's count where the host knows it without waiting for the device (one sequence rank: the budget), else
   /// -1.
   int64_t known = -1;
+  /// Rows that all ranks of the sequence group keep of each head together, where the host knows it (an eviction: the
+  /// layer's budget), else -1.
+  int64_t in_group = -1;
   /// Every head keeps the rows 0 .. known - 1: no index array.
   bool all = false;
 

@@ -43,11 +43,13 @@ struct RowValues {
   __device__ const float* row(int64_t index) const { return values + index * stride; }
 };
 
-/// Where results go; sums may be null.
+/// Where results go; sums and top may be null.
 struct RowResults {
   SelectCut* cuts;
   int32_t* tied;
   int64_t* sums;
+  uint64_t* top = nullptr;   ///< [rows, top_capacity] the ranks of a row's top set, in no order; k each
+  int64_t top_capacity = 0;  ///< no k is larger
 };
 
 /// resolve_gpu.cu: cuts (and sums) from the listed candidates, and for the rows whose list does not do, from all

@@ -31,7 +31,7 @@ struct PolicyExchanges {
   bool softmax = false;      ///< logits(), softmax() or anything made of them
   int64_t output_rows = 0;   ///< rows per query head whose outputs are folded: 1 past_outputs(), W window_outputs()
   bool top_sets = false;     ///< top_position_sums()
-  bool past_scores = false;  ///< gather_past() of one row per query head
+  bool past_scores = false;  ///< begin_gather_past() of one row per query head
 };
 
 class Policy {

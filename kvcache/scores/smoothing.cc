@@ -11,6 +11,7 @@ PolicyScores smooth_scores(LayerStatistics& layer, Tensor scores) {
   if (config.pooling == Pooling::none) return {std::move(scores), {}, {}};
   PolicyScores result;
   Tensor windows;
+  layer.begin_gather_past(scores);
   PoolEdge edge = config.pooling == Pooling::max ? PoolEdge::lowest : PoolEdge::zero;
   if (config.pooling == Pooling::adaptive) {
     edge = PoolEdge::replicate;
@@ -22,7 +23,7 @@ PolicyScores smooth_scores(LayerStatistics& layer, Tensor scores) {
   } else {
     windows = equal_windows(layer.ctx(), rows, {-(config.kernel_size / 2), config.kernel_size / 2});
   }
-  Tensor all = layer.gather_past(scores);
+  Tensor all = layer.finish_gather_past();
   result.values = layer.new_rows(rows);
   pool_scores(layer.ctx(), layer.shard(), all.data<float>(), rows, edge, windows, result.values.data<float>());
   return result;

@@ -38,13 +38,23 @@ void top_set_rows(Context& ctx, const SelectRows& input, const SelectCut* cuts, 
 
 }  // namespace cpu
 
-// One rank: all positions of a row are here.
+// What one rank does.
 namespace gpu {
 
-/// radix_select_gpu.cu. k_of_row [rows] (on the device) or, where null, k for every row; tied [rows]; sums [rows] may
-/// be null. read: of select_top_beside(), or null.
+/// radix_select_gpu.cu. All positions of a row are here. k_of_row [rows] (on the device) or, where null, k for every
+/// row; tied [rows]; sums [rows] may be null. read: of select_top_beside(), or null.
 void select_top(Context& ctx, const SelectRows& input, const uint32_t* k_of_row, uint32_t k, SelectCut* cuts,
                 int32_t* tied, int64_t* sums, const ReadValues& read);
+
+/// The k largest of the values that are here, per row: top [rows, capacity] their ranks (gpu/row_state.h) in no order,
+/// and zeros (below every rank) behind them. input.total is not looked at. k <= capacity, rows > 0. read: called once.
+void list_top(Context& ctx, const SelectRows& input, int64_t k, uint64_t* top, int64_t capacity,
+              const ReadValues& read);
+
+/// union_gpu.cu. gathered [ranks, rows, capacity]: list_top() of every rank of a group, for at least k + 1 or all of
+/// its values. sums [rows] may be null: of the whole top set.
+void resolve_union(Context& ctx, const uint64_t* gathered, int ranks, int64_t rows, int64_t capacity,
+                   const uint32_t* k_of_row, uint32_t k, SelectCut* cuts, int32_t* tied, int64_t* sums);
 
 // top_rows_gpu.cu
 void top_set_sums(Context& ctx, const SelectRows& input, const SelectCut* cuts, int64_t* sums);

@@ -1,9 +1,11 @@
 #include "kvcache/select/radix_select.h"
 
+#include <algorithm>
 #include <limits>
 #include <numeric>
 
 #include "dist/base/error.h"
+#include "kvcache/select/group_select.h"
 #include "kvcache/select/radix_pass.h"
 
 namespace restkv {
@@ -39,9 +41,13 @@ void resolve_ties(Context& ctx, Communicator& group, const SelectRows& input, co
 
 SelectResult select_top_gpu(Context& ctx, Communicator& group, const SelectRows& input, const uint32_t* k_of_row,
                             int64_t k, int64_t* sums, const ReadValues& read = nullptr) {
-  if (group.size() > 1)
-    fail_runtime("select_top: a group of {} GPU ranks; GPU ranks select alone in this build", group.size());
   RESTKV_CHECK(k >= 0 && k <= input.total, "rows want {} of {}", k, input.total);
+  if (group.size() > 1) {
+    GroupSelect begun = begin_group_select(ctx, group, input, k, /*beside=*/false, read);
+    SelectResult result = finish_group_select(ctx, group, std::move(begun), nullptr, k_of_row);
+    if (sums != nullptr) top_set_sums(ctx, input, result.cut(), sums);
+    return result;
+  }
   SelectResult result{ctx.empty(DType::u32, {input.rows, 2}), ctx.empty(DType::i32, {input.rows})};
   gpu::select_top(ctx, input, k_of_row, static_cast<uint32_t>(k), static_cast<SelectCut*>(result.cuts.raw()),
                   result.tied.data<int32_t>(), sums, read);
@@ -81,7 +87,8 @@ SelectResult select_top(Context& ctx, Communicator& group, const SelectRows& inp
   if (ctx.device() == Device::gpu) {
     const std::vector<uint32_t> wanted(k.begin(), k.end());
     Tensor k_of_row = ctx.to_device(wanted.data(), DType::u32, {input.rows});
-    return select_top_gpu(ctx, group, input, k_of_row.data<uint32_t>(), 0, nullptr);
+    const int64_t most = k.empty() ? 0 : *std::max_element(k.begin(), k.end());
+    return select_top_gpu(ctx, group, input, k_of_row.data<uint32_t>(), most, nullptr);
   }
   SelectResult result{ctx.empty(DType::u32, {input.rows, 2}), ctx.zeros(DType::i32, {input.rows})};
   if (input.rows == 0) return result;

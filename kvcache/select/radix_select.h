@@ -1,6 +1,8 @@
 // Exact distributed top-k: per row the k largest values over all sequence ranks, ties at the cut to the lowest global
-// positions. Values never travel, only integer histograms of their digits: the result has the same bits on every
-// layout. Used by E4 (one row per window query) and E5 (one row per cache head).
+// positions: the result has the same bits on every layout. Used by E4 (one row per window query) and E5 (one row per
+// cache head). CPU ranks exchange integer histograms of the values' digits, and as many more as ties ask for. GPU ranks
+// cannot let the host ask: each lists the k + 1 largest of its own values, and finds the cut among the lists of all
+// (group_select.h).
 #pragma once
 
 #include <bit>
@@ -30,6 +32,8 @@ struct SelectRows {
   /// The positions that take part: over all ranks of the group they are [0, total), each once.
   const std::vector<Segment>* segments = nullptr;
   int64_t total = 0;  ///< below 2^31
+  /// No rank has more of them; in groups of GPU ranks it says how long lists can get. 0: any rank may have all.
+  int64_t most_local = 0;
 };
 
 /// What is in a row's top set: a value with a key above `key`, or equal to it at a global position below `tie_end`.
@@ -62,7 +66,7 @@ inline constexpr int64_t kKeyBins[4] = {1024, 256, 128, 128};
 
 /// k: values per row, 0 <= k <= total. sums [rows] (i64 on the device) when not null: as top_set_sums() gives them, at
 /// less cost. Collective over `group`: four all-reduces of i32 [rows, bins], and for tied rows one of [tied rows, 2048]
-/// per 11 bits of total - 1. On a GPU: in stream order, without a wait; groups of one rank only.
+/// per 11 bits of total - 1. On a GPU: in stream order, without a wait; one all-gather of lists, see group_select.h.
 SelectResult select_top(Context& ctx, Communicator& group, const SelectRows& input, int64_t k, int64_t* sums = nullptr);
 
 /// The same with one count per row.

@@ -20,6 +20,7 @@ constexpr int kGatherThreads = 256;
 constexpr int kWarps = kGatherThreads / 32;
 constexpr int kWarpList = kCandidates / kWarps;
 constexpr uint32_t kKeyOfMinusInf = 0x007fffffu;
+constexpr int64_t kMostListed = kCandidates / 2;  // the largest k whose whole top set is listed
 
 // The value with this key; what lies below -inf (NaN) counts as -inf.
 __device__ float value_of(uint32_t key) {
@@ -59,7 +60,8 @@ __device__ void raise(const uint32_t (&keys)[kSamples], int bit, int rank, int s
 }
 
 // One block per row. The number of threads is a power of two; rows have at least kSector values per stratum.
-__global__ void __launch_bounds__(1024) guess_bounds(RowValues input, RowState* states) {
+// all_above: no upper bound, so that all of the k largest are listed.
+__global__ void __launch_bounds__(1024) guess_bounds(RowValues input, bool all_above, RowState* states) {
   __shared__ uint32_t low_counts[32], high_counts[32];
   const int64_t row = blockIdx.x;
   uint32_t keys[kSamples];
@@ -70,7 +72,8 @@ __global__ void __launch_bounds__(1024) guess_bounds(RowValues input, RowState* 
   const int samples = static_cast<int>(blockDim.x) * kSamples;
   const float part = static_cast<float>(samples) / static_cast<float>(input.runs.total());
   const float middle = static_cast<float>(input.k(row)) * part, half = 0.35f * kCandidates * part;
-  const int low_rank = static_cast<int>(ceilf(middle + half)), high_rank = static_cast<int>(floorf(middle - half));
+  const int low_rank = static_cast<int>(ceilf(middle + half));
+  const int high_rank = all_above ? 0 : static_cast<int>(floorf(middle - half));
   const int slack = static_cast<int>(half / 8.0f) + 1;
 
   uint32_t low = 0, high = 0;
@@ -209,6 +212,47 @@ void gather(cudaStream_t stream, const RowValues& input, int64_t rows, RowState*
   RESTKV_KERNEL_CHECK();
 }
 
+// The cuts, and what else is asked for, of rows whose values are all here.
+void search(Context& ctx, const RowValues& rows, int64_t count, bool all_above, const RowResults& results,
+            const ReadValues& read) {
+  const cudaStream_t stream = stream_of(ctx);
+  const int64_t total = rows.runs.total();
+  Tensor states, candidates;
+  RowState* state = nullptr;
+  uint64_t* candidate = nullptr;
+  if (total <= kCandidates) {
+    if (read != nullptr) read(nullptr);
+  } else {
+    states = ctx.empty(DType::u8, {count, static_cast<int64_t>(sizeof(RowState))});
+    candidates = ctx.empty(DType::u64, {count, kCandidates});
+    state = static_cast<RowState*>(states.raw());
+    candidate = candidates.data<uint64_t>();
+    guess_bounds<<<static_cast<unsigned>(count), sample_threads(total), 0, stream>>>(rows, all_above, state);
+    RESTKV_KERNEL_CHECK();
+    if (read != nullptr) {
+      // For so small a k guess_bounds sets no upper bound (and a list without one would be exact too).
+      const CandidateLists lists{state, candidate,
+                                 !all_above && (rows.k_of_row != nullptr || rows.k_all > kCandidates / 4)};
+      read(&lists);
+    } else {
+      gather(stream, rows, count, state, candidate);
+    }
+  }
+  resolve(stream, count, rows, state, candidate, results);
+}
+
+// top[row][i] = rank of the value that lists[row][i] (a local index) names; behind counts[row] nothing is written.
+__global__ void __launch_bounds__(kGatherThreads)
+    pack_ranks(RowValues input, const int32_t* lists, const int32_t* counts, int64_t capacity, uint64_t* top) {
+  const int64_t row = blockIdx.y, i = static_cast<int64_t>(blockIdx.x) * kGatherThreads + threadIdx.x;
+  if (i >= counts[row]) return;
+  const int64_t local = lists[row * capacity + i];
+  const Segment& lower = input.runs.run[0];
+  const Segment& upper = input.runs.run[1];
+  const int64_t shift = local < lower.local + lower.count ? lower.global - lower.local : upper.global - upper.local;
+  top[row * capacity + i] = rank_of(input.row(row)[local], local + shift);
+}
+
 }  // namespace
 
 void select_top(Context& ctx, const SelectRows& input, const uint32_t* k_of_row, uint32_t k, SelectCut* cuts,
@@ -216,28 +260,35 @@ void select_top(Context& ctx, const SelectRows& input, const uint32_t* k_of_row,
   if (input.rows == 0) return;
   const RowValues rows{input.values, input.stride, Runs(*input.segments), k_of_row, k};
   RESTKV_CHECK(rows.runs.total() == input.total, "{} of {} values are here", rows.runs.total(), input.total);
-  const cudaStream_t stream = stream_of(ctx);
-  Tensor states, candidates;
-  RowState* state = nullptr;
-  uint64_t* candidate = nullptr;
-  if (input.total <= kCandidates) {
+  search(ctx, rows, input.rows, /*all_above=*/false, {cuts, tied, sums}, read);
+}
+
+void list_top(Context& ctx, const SelectRows& input, int64_t k, uint64_t* top, int64_t capacity,
+              const ReadValues& read) {
+  const RowValues rows{input.values, input.stride, Runs(*input.segments), nullptr, static_cast<uint32_t>(k)};
+  const int64_t here = rows.runs.total();
+  RESTKV_CHECK(k <= here && k <= capacity && input.rows > 0, "{} of {} values of {} rows, room for {}", k, here,
+               input.rows, capacity);
+  if (k < capacity) ctx.fill_zero(top, input.rows * capacity * static_cast<int64_t>(sizeof(uint64_t)));
+  if (k == 0) {
     if (read != nullptr) read(nullptr);
-  } else {
-    states = ctx.empty(DType::u8, {input.rows, static_cast<int64_t>(sizeof(RowState))});
-    candidates = ctx.empty(DType::u64, {input.rows, kCandidates});
-    state = static_cast<RowState*>(states.raw());
-    candidate = candidates.data<uint64_t>();
-    guess_bounds<<<static_cast<unsigned>(input.rows), sample_threads(input.total), 0, stream>>>(rows, state);
-    RESTKV_KERNEL_CHECK();
-    if (read != nullptr) {
-      // For so small a k guess_bounds sets no upper bound (and a list without one would be exact too).
-      const CandidateLists lists{state, candidate, k_of_row != nullptr || k > kCandidates / 4};
-      read(&lists);
-    } else {
-      gather(stream, rows, input.rows, state, candidate);
-    }
+    return;
   }
-  resolve(stream, input.rows, rows, state, candidate, {cuts, tied, sums});
+  Tensor cuts = ctx.empty(DType::u32, {input.rows, 2}), tied = ctx.empty(DType::i32, {input.rows});
+  RowResults results{static_cast<SelectCut*>(cuts.raw()), tied.data<int32_t>(), nullptr, top, capacity};
+  if (here <= kCandidates || k <= kMostListed) return search(ctx, rows, input.rows, /*all_above=*/true, results, read);
+
+  // Too many for lists of candidates: the cuts first, then one more pass for what they take.
+  if (read != nullptr) read(nullptr);
+  results.top = nullptr;
+  search(ctx, rows, input.rows, /*all_above=*/false, results, nullptr);
+  RESTKV_CHECK(input.rows <= 65535, "{} rows", input.rows);
+  Tensor lists = ctx.empty(DType::i32, {input.rows, capacity}), counts = ctx.empty(DType::i32, {input.rows});
+  top_set_rows(ctx, input, results.cuts, {0, 0}, capacity, lists.data<int32_t>(), counts.data<int32_t>());
+  const dim3 grid(static_cast<unsigned>((k + kGatherThreads - 1) / kGatherThreads), static_cast<unsigned>(input.rows));
+  pack_ranks<<<grid, kGatherThreads, 0, stream_of(ctx)>>>(rows, lists.data<int32_t>(), counts.data<int32_t>(), capacity,
+                                                          top);
+  RESTKV_KERNEL_CHECK();
 }
 
 }  // namespace restkv::gpu

@@ -16,6 +16,11 @@ void select_top(Context&, const SelectRows&, const uint32_t*, uint32_t, SelectCu
                 const ReadValues&) {
   absent();
 }
+void list_top(Context&, const SelectRows&, int64_t, uint64_t*, int64_t, const ReadValues&) { absent(); }
+void resolve_union(Context&, const uint64_t*, int, int64_t, int64_t, const uint32_t*, uint32_t, SelectCut*, int32_t*,
+                   int64_t*) {
+  absent();
+}
 void top_set_sums(Context&, const SelectRows&, const SelectCut*, int64_t*) { absent(); }
 void top_set_rows(Context&, const SelectRows&, const SelectCut*, Range, int64_t, int32_t*, int32_t*) { absent(); }
 void pool_scores(Context&, const LocalShard&, const float*, int64_t, PoolEdge, const PoolWindow*, float*) { absent(); }

@@ -15,11 +15,26 @@ constexpr int kWarps = kThreads / 32;
 constexpr int kRows = 8;             // that a warp has in hand together: a word of bits per lane
 constexpr int kWarpPositions = 128;  // four per lane
 
+// Global positions of local ones: two runs.
+struct Positions {
+  int64_t split = 0;  // the first local index of the second run
+  int64_t lower = 0, upper = 0;
+
+  explicit Positions(const std::vector<Segment>& runs) {
+    RESTKV_CHECK(!runs.empty() && runs.size() <= 2, "{} runs of positions", runs.size());
+    lower = runs[0].global - runs[0].local;
+    split = runs[0].local + runs[0].count;
+    if (runs.size() == 2) upper = runs[1].global - runs[1].local;
+  }
+  __device__ int64_t global(int64_t local) const { return local + (local < split ? lower : upper); }
+};
+
 struct Arguments {
   const float* logits;
   const float2* softmax;
   int W;
   int64_t stride, total;
+  Positions positions;
   RowReducer reduce;
   RowState* states;
   uint64_t* candidates;
@@ -76,7 +91,7 @@ __device__ void add_above(uint32_t word, uint32_t first, RowState* state) {
   atomicAdd(&state->position, position);
 }
 
-// Lists the candidates among the rows in hand: lane l has the word l of each array of bits. `first`: position of the
+// Lists the candidates among the rows in hand: lane l has the word l of each array of bits. `first`: local index of the
 // warp's first logit. `valid`: the bits of positions that there are.
 __device__ void list_rows(const Arguments& p, const WarpShared& s, bool bounded, int w0, int64_t first,
                           uint32_t valid) {
@@ -105,7 +120,7 @@ __device__ void list_rows(const Arguments& p, const WarpShared& s, bool bounded,
   const float* logits = s.logits[j];
   for (; word != 0; word &= word - 1, ++at) {
     const int offset = 4 * (__ffs(static_cast<int>(word)) - 1) + c;
-    if (at < kCandidates) list[at] = rank_of(logits[offset], first + offset);
+    if (at < kCandidates) list[at] = rank_of(logits[offset], p.positions.global(first + offset));
   }
 }
 
@@ -167,11 +182,15 @@ void window_attention(Context& ctx, const HeadLayout& heads, const LocalShard& s
   RESTKV_CHECK(grid.y <= 65535, "window_attention: {} positions on one rank", shard.stride);
   RESTKV_CHECK(shard.W <= kMostListedRows, "window_attention: {} window rows with lists", shard.W);
   RESTKV_CHECK(takes_all_ascending(reduction), "window_attention: lists come with all rows, in ascending order");
+  const Positions positions(shard.all);
+  RESTKV_CHECK(!lists.bounded || (positions.lower == 0 && positions.upper == 0),
+               "window_attention: sums of positions where local indices are not global ones");
   const Arguments p{logits,
                     reinterpret_cast<const float2*>(softmax),
                     static_cast<int>(shard.W),
                     shard.stride,
                     shard.L_lc,
+                    positions,
                     RowReducer(reduction, alpha, shard.W),
                     lists.states,
                     lists.candidates,

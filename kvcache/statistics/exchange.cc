@@ -33,40 +33,73 @@ void copy_rows(Context& ctx, const float* from, int64_t from_stride, float* to, 
   ctx.parallel_for(rows, [&](int64_t row) { std::copy_n(from + row * from_stride, count, to + row * to_stride); });
 }
 
-Tensor gather_past(Context& ctx, Communicator& sequence, const SequencePartition& partition, const LocalShard& shard,
-                   const float* local, int64_t rows) {
-  const int64_t P = shard.P;
-  Tensor all = ctx.empty(DType::f32, {rows, P});
-  float* out = all.data<float>();
-  if (sequence.size() == 1) {
-    copy_rows(ctx, local, shard.stride, out, P, rows, P);
-    return all;
+int64_t past_capacity(const SequencePartition& partition, int64_t P) {
+  int64_t most = 0;
+  for (int rank = 0; rank < partition.ranks(); ++rank) most = std::max(most, past_count_of(partition, rank, P));
+  return (most + 3) / 4 * 4;
+}
+
+PastGather begin_gather_past(Context& ctx, Communicator& sequence, const SequencePartition& partition,
+                             const LocalShard& shard, const float* local, int64_t rows) {
+  PastGather begun;
+  begun.rows = rows;
+  const int ranks = sequence.size();
+  const bool equal = ctx.device() == Device::gpu && ranks > 1;
+  const int64_t row = equal ? past_capacity(partition, shard.P) : shard.past_count();
+  begun.packed = ctx.empty(DType::f32, {rows, row});
+  if (ranks == 1) {  // all past positions are here, in order
+    copy_rows(ctx, local, shard.stride, begun.packed.data<float>(), row, rows, row);
+    return begun;
   }
-  const int64_t mine = shard.past_count();
-  Tensor packed = ctx.empty(DType::f32, {rows, mine});
   int64_t at = 0;
   for (const Segment& s : shard.past) {
-    copy_rows(ctx, local + s.local, shard.stride, packed.data<float>() + at, mine, rows, s.count);
+    copy_rows(ctx, local + s.local, shard.stride, begun.packed.data<float>() + at, row, rows, s.count);
     at += s.count;
   }
-  std::vector<int64_t> counts, displacements;
-  int64_t next = 0;
-  for (int rank = 0; rank < partition.ranks(); ++rank) {
-    counts.push_back(rows * past_count_of(partition, rank, P));
-    displacements.push_back(next);
-    next += counts.back();
-  }
-  Tensor received = ctx.empty(DType::f32, {rows * P});
-  sequence.all_gather_v(packed.raw(), received.raw(), counts, displacements, DType::f32);
-  for (int rank = 0; rank < partition.ranks(); ++rank) {
-    const LocalShard other = make_local_shard(partition, rank, shard.W);
-    const float* from = received.data<float>() + displacements[rank];
-    for (const Segment& s : other.past) {
-      copy_rows(ctx, from, other.past_count(), out + s.global, P, rows, s.count);
-      from += s.count;
+  const auto gather = [&] {
+    if (equal) {
+      sequence.all_gather(begun.packed.raw(), begun.received.raw(), rows * row, DType::f32);
+      return;
     }
+    std::vector<int64_t> counts, displacements;
+    int64_t next = 0;
+    for (int rank = 0; rank < ranks; ++rank) {
+      counts.push_back(rows * past_count_of(partition, rank, shard.P));
+      displacements.push_back(next);
+      next += counts.back();
+    }
+    sequence.all_gather_v(begun.packed.raw(), begun.received.raw(), counts, displacements, DType::f32);
+  };
+  begun.received = ctx.empty(DType::f32, {equal ? ranks * rows * row : rows * shard.P});
+  begun.ticket = sequence.beside(gather);
+  return begun;
+}
+
+Tensor finish_gather_past(Context& ctx, Communicator& sequence, const SequencePartition& partition,
+                          const LocalShard& shard, const PastGather& begun) {
+  const int64_t P = shard.P, rows = begun.rows;
+  if (sequence.size() == 1) return begun.packed;
+  if (begun.ticket != nullptr) sequence.join(begun.ticket.get());
+  const int64_t capacity = ctx.device() == Device::gpu ? past_capacity(partition, P) : 0;
+  Tensor all = ctx.empty(DType::f32, {rows, P});
+  const float* from = begun.received.data<float>();
+  for (int rank = 0; rank < sequence.size(); ++rank) {
+    const LocalShard other = make_local_shard(partition, rank, shard.W);
+    const int64_t row = capacity > 0 ? capacity : other.past_count();
+    int64_t at = 0;
+    for (const Segment& s : other.past) {
+      copy_rows(ctx, from + at, row, all.data<float>() + s.global, P, rows, s.count);
+      at += s.count;
+    }
+    from += rows * row;
   }
   return all;
+}
+
+Tensor gather_past(Context& ctx, Communicator& sequence, const SequencePartition& partition, const LocalShard& shard,
+                   const float* local, int64_t rows) {
+  const PastGather begun = begin_gather_past(ctx, sequence, partition, shard, local, rows);
+  return finish_gather_past(ctx, sequence, partition, shard, begun);
 }
 
 }  // namespace restkv

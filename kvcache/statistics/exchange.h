@@ -2,6 +2,7 @@
 // grid, and local scores.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "dist/base/context.h"
@@ -20,7 +21,28 @@ std::vector<int64_t> block_slots(const SequencePartition& partition);
 Tensor gather_blocks(Context& ctx, Communicator& sequence, const SequencePartition& partition, const Tensor& local,
                      int64_t elements);
 
-/// Scores of all past positions [rows, P] from local [rows, stride]. One all_gather_v (f32) of the past positions.
+/// An exchange of scores that was begun. Keeps what it reads and writes.
+struct PastGather {
+  int64_t rows = 0;
+  Tensor packed;    ///< this rank's scores
+  Tensor received;  ///< of all ranks, one after the other
+  std::shared_ptr<void> ticket;
+};
+
+/// Begins to gather the scores of all past positions from local [rows, stride]: one collective, which runs beside what
+/// is enqueued next. CPU ranks: all_gather_v (f32) of the past positions. GPU ranks: all_gather of past_capacity()
+/// elements a row, the same for all ranks.
+PastGather begin_gather_past(Context& ctx, Communicator& sequence, const SequencePartition& partition,
+                             const LocalShard& shard, const float* local, int64_t rows);
+
+/// The scores [rows, P], by global position.
+Tensor finish_gather_past(Context& ctx, Communicator& sequence, const SequencePartition& partition,
+                          const LocalShard& shard, const PastGather& begun);
+
+/// Elements of a row that a GPU rank sends: the most past positions of any rank, in whole vectors.
+int64_t past_capacity(const SequencePartition& partition, int64_t P);
+
+/// Both, one after the other.
 Tensor gather_past(Context& ctx, Communicator& sequence, const SequencePartition& partition, const LocalShard& shard,
                    const float* local, int64_t rows);
 

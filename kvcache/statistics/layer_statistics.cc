@@ -1,5 +1,7 @@
 #include "kvcache/statistics/layer_statistics.h"
 
+#include <algorithm>
+
 #include "dist/base/error.h"
 #include "kvcache/statistics/exchange.h"
 #include "kvcache/statistics/window_logits.h"
@@ -44,8 +46,11 @@ Tensor LayerStatistics::attention(RowReduction reduction, double alpha, bool wit
   const auto run = [&](const CandidateLists* lists) {
     window_attention(ctx_, heads_, shard_, logits(), softmax(), reduction, alpha, a.data<float>(), lists);
   };
-  if (with_top_sets && takes_all_ascending(reduction) && ctx_.device() == Device::gpu && sequence_.size() == 1 &&
-      rows() > 0 && shard_.W <= kMostListedRows) {
+  const bool with_lists = with_top_sets && takes_all_ascending(reduction) && ctx_.device() == Device::gpu &&
+                          rows() > 0 && shard_.W <= kMostListedRows;
+  if (with_lists && sequence_.size() > 1) {
+    begun_top_ = begin_group_select(ctx_, sequence_, logit_rows(), past_budget_, /*beside=*/true, run);
+  } else if (with_lists) {
     top_sums_ = ctx_.empty(DType::i64, {rows()});
     top_ = select_top_beside(ctx_, sequence_, logit_rows(), past_budget_, top_sums_.data<int64_t>(), run);
   } else {
@@ -78,13 +83,32 @@ const Tensor& LayerStatistics::window_outputs() {
 Tensor LayerStatistics::top_position_sums() {
   if (top_sums_.numel() > 0) return top_sums_;
   Tensor sums = ctx_.empty(DType::i64, {rows()});
+  if (in_gpu_group()) {
+    if (!begun_top_) begun_top_ = begin_group_select(ctx_, sequence_, logit_rows(), past_budget_, /*beside=*/false);
+    top_ = finish_group_select(ctx_, sequence_, std::move(*begun_top_), sums.data<int64_t>());
+    begun_top_.reset();
+    return top_sums_ = sums;
+  }
   top_ = select_top(ctx_, sequence_, logit_rows(), past_budget_, sums.data<int64_t>());
   if (sequence_.size() > 1) sequence_.all_reduce(sums.raw(), rows(), DType::i64, ReduceOp::sum);
   return sums;
 }
 
-Tensor LayerStatistics::gather_past(const Tensor& scores) {
-  return restkv::gather_past(ctx_, sequence_, *layer_.partition, shard_, scores.data<float>(), scores.size(0));
+SelectRows LayerStatistics::logit_rows() {
+  SelectRows input{logits(), rows(), shard_.stride, &shard_.all, shard_.L};
+  for (int rank = 0; rank < sequence_.size(); ++rank)
+    input.most_local = std::max(input.most_local, layer_.partition->local_size(rank));
+  return input;
+}
+
+void LayerStatistics::begin_gather_past(const Tensor& scores) {
+  past_ = restkv::begin_gather_past(ctx_, sequence_, *layer_.partition, shard_, scores.data<float>(), scores.size(0));
+}
+
+Tensor LayerStatistics::finish_gather_past() {
+  Tensor all = restkv::finish_gather_past(ctx_, sequence_, *layer_.partition, shard_, past_);
+  past_ = {};
+  return all;
 }
 
 }  // namespace restkv

@@ -11,7 +11,9 @@
 #include "kvcache/config.h"
 #include "kvcache/evict.h"
 #include "kvcache/local_shard.h"
+#include "kvcache/select/group_select.h"
 #include "kvcache/select/radix_select.h"
+#include "kvcache/statistics/exchange.h"
 #include "kvcache/statistics/window_attention.h"
 
 namespace restkv {
@@ -36,7 +38,8 @@ class LayerStatistics {
   /// [Hq_lc * W, 2] (f32): maximum and 1 / sum of every row over all positions. Collective at the first call.
   const float* softmax();
   /// [Hq_lc, stride]: attention reduced over the window rows. Computed anew at each call; collective at the first.
-  /// with_top_sets: top_position_sums() will be asked for too; a GPU then reads the logits once for both.
+  /// with_top_sets: top_position_sums() will be asked for too; a GPU then reads the logits once for both, and in a
+  /// group their exchange begins here and runs beside what comes next.
   Tensor attention(RowReduction reduction, double alpha = 1.0, bool with_top_sets = false);
   /// [Hq_lc, d]: sum over the past of a[h, i] * v_i. Collective.
   Tensor past_outputs(const Tensor& a);
@@ -47,12 +50,15 @@ class LayerStatistics {
   Tensor top_position_sums();
   /// Rows of top_position_sums() whose cut fell into a tie, at the last call. Waits for the device.
   int64_t tied_rows() const { return top_.tied_rows(ctx_); }
-  /// [rows, P]: scores [rows, stride] of all ranks by global position. Collective.
-  Tensor gather_past(const Tensor& scores);
+  /// Begins to gather the scores [rows, stride] of all ranks, beside what comes next. Collective.
+  void begin_gather_past(const Tensor& scores);
+  /// [rows, P]: these scores by global position. Collective.
+  Tensor finish_gather_past();
 
  private:
   void compute_logits();
-  SelectRows logit_rows() { return {logits(), rows(), shard_.stride, &shard_.all, shard_.L}; }
+  bool in_gpu_group() const { return ctx_.device() == Device::gpu && sequence_.size() > 1; }
+  SelectRows logit_rows();
   int64_t rows() const { return heads_.Hq_lc() * shard_.W; }
 
   Context& ctx_;
@@ -64,6 +70,8 @@ class LayerStatistics {
   std::vector<int64_t> slot_;
   int64_t past_budget_;
   SelectResult top_;
+  std::optional<GroupSelect> begun_top_;
+  PastGather past_;
   Tensor logits_, softmax_, window_outputs_, top_sums_;
 };
 

@@ -85,7 +85,8 @@ int64_t eviction_sent_bytes(const PlanInput& input) {
   for (int rank = 0; rank < input.ranks(); ++rank) {
     HeadLayout heads = shard_of(input, rank).resident.heads;
     int sequence_rank = rank / input.tensor_size();
-    ExchangeBytes bytes = eviction_exchange_bytes(cache, heads, partition, sequence_rank, input.tensor_size());
+    ExchangeBytes bytes =
+        eviction_exchange_bytes(cache, heads, partition, sequence_rank, input.tensor_size(), {input.device});
     sent += bytes.sequence + bytes.tensor;
     if (!input.window_queries || sequence_rank > 0) continue;
     // The window's queries, once per sequence group: together its ranks hold them all.
