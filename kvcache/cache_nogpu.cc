@@ -4,6 +4,7 @@
 #include "kvcache/cache_rows.h"
 #include "kvcache/kept_rows.h"
 #include "kvcache/output_factors.h"
+#include "kvcache/reshard.h"
 
 namespace restkv::gpu {
 namespace {
@@ -18,6 +19,8 @@ void tally_kept(Context&, int64_t, const KeptRows&, const std::vector<bool>&, co
                 const Tensor&) {
   absent();
 }
+void begin_rows(Context&, int64_t, int64_t, int64_t, int64_t*, int32_t*) { absent(); }
+void merge_rows(Context&, const std::vector<PackedRows>&, int64_t, int64_t, int64_t, const DeviceKvLayer&) { absent(); }
 void output_factors(Context&, const MatrixView&, int64_t, int64_t, float*) { absent(); }
 
 }  // namespace restkv::gpu

@@ -41,6 +41,8 @@ void store_rows(Context& ctx, const CacheSource& source, const KeptRows& kept, c
                 int32_t* lengths);
 /// The first `length` rows of each head; also sets first_rows [heads].
 void move_rows(Context& ctx, const CacheRows& from, int64_t length, const CacheRows& to, int64_t* first_rows);
+/// Heads of `capacity` rows each, of which `length` are in use: sets first_rows and lengths [heads].
+void begin_rows(Context& ctx, int64_t heads, int64_t capacity, int64_t length, int64_t* first_rows, int32_t* lengths);
 }  // namespace gpu
 
 }  // namespace restkv

@@ -58,9 +58,12 @@ __global__ void __launch_bounds__(kThreads) store(Store s, SourceHeads source) {
   }
 }
 
-__global__ void set_first_rows(int64_t heads, int64_t capacity, int64_t* first_rows) {
+// lengths may be null.
+__global__ void set_first_rows(int64_t heads, int64_t capacity, int64_t length, int64_t* first_rows, int32_t* lengths) {
   const int64_t head = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (head < heads) first_rows[head] = head * capacity;
+  if (head >= heads) return;
+  first_rows[head] = head * capacity;
+  if (lengths != nullptr) lengths[head] = static_cast<int32_t>(length);
 }
 
 int64_t capacity_of(const CacheRows& rows) { return rows.capacity->empty() ? 0 : rows.capacity->front(); }
@@ -129,8 +132,15 @@ void move_rows(Context& ctx, const CacheRows& from, int64_t length, const CacheR
   copy(from.k, to.k, to.row_bytes);
   copy(from.v, to.v, to.row_bytes);
   copy(from.position, to.position, sizeof(int32_t));
-  set_first_rows<<<static_cast<unsigned>((heads + 255) / 256), 256, 0, stream_of(ctx)>>>(heads, capacity_of(to),
-                                                                                         first_rows);
+  set_first_rows<<<static_cast<unsigned>((heads + 255) / 256), 256, 0, stream_of(ctx)>>>(heads, capacity_of(to), 0,
+                                                                                         first_rows, nullptr);
+  RESTKV_KERNEL_CHECK();
+}
+
+void begin_rows(Context& ctx, int64_t heads, int64_t capacity, int64_t length, int64_t* first_rows, int32_t* lengths) {
+  if (heads == 0) return;
+  set_first_rows<<<static_cast<unsigned>((heads + 255) / 256), 256, 0, stream_of(ctx)>>>(heads, capacity, length,
+                                                                                         first_rows, lengths);
   RESTKV_KERNEL_CHECK();
 }
 

@@ -71,6 +71,18 @@ void KvCache::store(int64_t layer_index, const MatrixView& k, const MatrixView& 
     cpu::store_rows(*ctx_, source, kept, rows_of(layer));
 }
 
+DeviceKvLayer KvCache::make_rows(int64_t layer_index, int64_t length, int64_t reserve) {
+  RESTKV_CHECK(on_gpu() && length >= 0 && reserve >= 0, "{} rows and {} more on {}", length, reserve,
+               name_of(ctx_->device()));
+  Layer& layer = layers_.at(static_cast<size_t>(layer_index));
+  layer = Layer{};  // frees the old rows first
+  layer.length.assign(static_cast<size_t>(heads_), length);
+  allocate(layer, std::vector<int64_t>(static_cast<size_t>(heads_), length + reserve));
+  gpu::begin_rows(*ctx_, heads_, length + reserve, length, first_rows_.data<int64_t>() + layer_index * heads_,
+                  lengths_.data<int32_t>() + layer_index * heads_);
+  return device_layer(layer_index);
+}
+
 CacheRows KvCache::rows_of(const Layer& layer) const {
   return {layer.k.raw(),    layer.v.raw(),   layer.position.data<int32_t>(),
           &layer.first_row, &layer.capacity, d_ * size_of(dtype_)};

@@ -34,6 +34,10 @@ class KvCache {
   void store(int64_t layer, const MatrixView& k, const MatrixView& v, int64_t kv_heads,
              const std::vector<int64_t>& source_head, const Tensor& positions, const KeptRows& kept, int64_t reserve);
 
+  /// GPU ranks: replaces a layer's content by `length` rows per head, which the caller writes in stream order (the
+  /// record says where), with room for `reserve` more.
+  DeviceKvLayer make_rows(int64_t layer, int64_t length, int64_t reserve);
+
   /// CPU ranks: appends one row per head. k, v [kv_heads, d]; cache head h copies from column source_head[h].
   /// Grows the storage when the reserve is used up (amortised).
   void append(int64_t layer, const void* k, const void* v, const int64_t* source_head, int64_t position);
@@ -58,6 +62,7 @@ class KvCache {
 
   int64_t layers() const;
   int64_t heads() const;
+  DType dtype() const { return dtype_; }
   /// Bytes of k and v: of the rows in use, and of the storage held.
   int64_t bytes() const;
   int64_t capacity_bytes() const;

@@ -8,6 +8,30 @@
 namespace restkv {
 namespace {
 
+// What a CPU rank works with.
+struct HostRows {
+  const float* k;  // [L_lc, kv_heads, d]
+  const float* v;
+  int64_t kv_heads, d;
+  const std::vector<int64_t>& source_head;
+  std::vector<int64_t> positions;          // [L_lc]
+  std::vector<std::vector<int32_t>> rows;  // [cache heads][kept here]
+};
+
+HostRows host_rows(Context& ctx, const KeptLayer& kept) {
+  HostRows host{dense_f32("reshard_by_head", kept.k),
+                dense_f32("reshard_by_head", kept.v),
+                kept.kv_heads,
+                kept.d,
+                kept.source_head,
+                {},
+                kept.rows->rows_to_host(ctx)};
+  for (int64_t i = 0; i < kept.positions.numel(); ++i)
+    host.positions.push_back(kept.positions.dtype() == DType::i64 ? kept.positions.data<int64_t>()[i]
+                                                                  : kept.positions.data<int32_t>()[i]);
+  return host;
+}
+
 // Rows of a run of heads, packed head after head: k and v [n, 2, d], positions [n].
 struct Packed {
   Tensor kv;
@@ -18,7 +42,7 @@ int64_t count_rows(const std::vector<int64_t>& counts, Range heads) {
   return std::accumulate(counts.begin() + heads.begin, counts.begin() + heads.end, int64_t{0});
 }
 
-Packed pack(Context& ctx, const KeptLayer& kept, Range heads) {
+Packed pack(Context& ctx, const HostRows& kept, Range heads) {
   int64_t n = 0;
   for (int64_t h = heads.begin; h < heads.end; ++h) n += static_cast<int64_t>(kept.rows[h].size());
   Packed packed{ctx.empty(DType::f32, {n, 2, kept.d}), {}};
@@ -35,7 +59,7 @@ Packed pack(Context& ctx, const KeptLayer& kept, Range heads) {
 }
 
 // counts[r][h]: rows of cache head h that rank r kept.
-std::vector<std::vector<int64_t>> gather_counts(Communicator& sequence, const KeptLayer& kept) {
+std::vector<std::vector<int64_t>> gather_counts(Communicator& sequence, const HostRows& kept) {
   size_t heads = kept.rows.size(), ranks = static_cast<size_t>(sequence.size());
   std::vector<int64_t> mine(heads), all(heads * ranks);
   for (size_t h = 0; h < heads; ++h) mine[h] = static_cast<int64_t>(kept.rows[h].size());
@@ -46,7 +70,7 @@ std::vector<std::vector<int64_t>> gather_counts(Communicator& sequence, const Ke
 }
 
 // What every rank kept of this rank's heads, by rank.
-std::vector<Packed> exchange(Context& ctx, Communicator& sequence, const KeptLayer& kept,
+std::vector<Packed> exchange(Context& ctx, Communicator& sequence, const HostRows& kept,
                              const std::vector<std::vector<int64_t>>& counts, const std::vector<Range>& share) {
   int ranks = sequence.size(), me = sequence.rank();
   std::vector<Packed> received(static_cast<size_t>(ranks));
@@ -66,13 +90,8 @@ std::vector<Packed> exchange(Context& ctx, Communicator& sequence, const KeptLay
   return received;
 }
 
-}  // namespace
-
-void reshard_by_head(Context& ctx, Communicator& sequence, const KeptLayer& kept, const std::vector<Range>& share,
-                     KvCache& cache, int64_t layer, int64_t reserve) {
-  need_cpu(ctx, "reshard_by_head");
-  RESTKV_CHECK(static_cast<int>(share.size()) == sequence.size(), "{} shares for {} ranks", share.size(),
-               sequence.size());
+void reshard_on_cpu(Context& ctx, Communicator& sequence, const HostRows& kept, const std::vector<Range>& share,
+                    KvCache& cache, int64_t layer, int64_t reserve) {
   auto counts = gather_counts(sequence, kept);
   std::vector<Packed> received = exchange(ctx, sequence, kept, counts, share);
 
@@ -101,6 +120,106 @@ void reshard_by_head(Context& ctx, Communicator& sequence, const KeptLayer& kept
   cache.store(layer, MatrixView(k), MatrixView(v), 1, source,
               Tensor::view(positions.data(), DType::i64, {static_cast<int64_t>(positions.size())}),
               KeptRows::from_host(ctx, rows), reserve);
+}
+
+// GPU ranks. Bytes of one message up to which all heads of a share go at once.
+constexpr int64_t kMessageBytes = int64_t{256} << 20;
+
+constexpr int64_t whole_vectors(int64_t bytes) { return (bytes + 15) / 16 * 16; }
+
+struct Message {
+  Tensor bytes;
+  gpu::PackedRows rows;
+};
+
+Message make_message(Context& ctx, int64_t heads, int64_t capacity, int64_t row_bytes) {
+  Message message{ctx.empty(DType::u8, {reshard_message_bytes(heads, capacity, row_bytes)}), {}};
+  char* at = static_cast<char*>(message.bytes.raw());
+  const int64_t rows = heads * capacity;
+  message.rows.k = at;
+  message.rows.v = at += rows * row_bytes;
+  message.rows.position = reinterpret_cast<int32_t*>(at += whole_vectors(rows * row_bytes));
+  message.rows.length = reinterpret_cast<int32_t*>(at + rows * static_cast<int64_t>(sizeof(int32_t)));
+  message.rows.capacity = capacity;
+  return message;
+}
+
+// The kept rows of these cache heads.
+Message pack_on_gpu(Context& ctx, const KeptLayer& kept, Range heads, int64_t capacity, int64_t row_bytes) {
+  Message message = make_message(ctx, heads.size(), capacity, row_bytes);
+  if (heads.empty()) return message;
+  KeptRows some;
+  some.all = kept.rows->all;
+  some.known = kept.rows->known;
+  if (!some.all) {
+    some.rows = kept.rows->rows.rows(heads.begin, heads.size());
+    some.counts = kept.rows->counts.rows(heads.begin, heads.size());
+  }
+  const auto source = kept.source_head.begin();
+  const std::vector<int64_t> capacities(static_cast<size_t>(heads.size()), capacity);
+  const CacheRows to{message.rows.k, message.rows.v, message.rows.position, &capacities, &capacities, row_bytes};
+  Tensor first_rows = ctx.empty(DType::i64, {heads.size()});
+  gpu::store_rows(ctx, {kept.k, kept.v, {source + heads.begin, source + heads.end}, kept.positions}, some, to,
+                  first_rows.data<int64_t>(), message.rows.length);
+  return message;
+}
+
+void reshard_on_gpu(Context& ctx, Communicator& sequence, const KeptLayer& kept, const std::vector<Range>& share,
+                    KvCache& cache, int64_t layer, int64_t reserve) {
+  const int ranks = sequence.size(), me = sequence.rank();
+  const int64_t total = kept.rows->all ? kept.partition->length() : kept.rows->in_group;
+  const int64_t row_bytes = kept.d * size_of(kept.k.dtype);
+  RESTKV_CHECK(total >= 0, "reshard_by_head: the rows that the group keeps are not known");
+  RESTKV_CHECK(kept.k.dtype == cache.dtype() && kept.v.dtype == cache.dtype(), "rows of {} for a cache of {}",
+               name_of(kept.k.dtype), name_of(cache.dtype()));
+  RESTKV_CHECK(cache.heads() == share[me].size(), "{} heads for a cache of {}", share[me].size(), cache.heads());
+  const auto capacity = [&](int rank) { return std::min(total, kept.partition->local_size(rank)); };
+  int64_t widest = 0, most = 1;
+  for (int r = 0; r < ranks; ++r) {
+    widest = std::max(widest, share[r].size());
+    most = std::max(most, capacity(r));
+  }
+  DeviceKvLayer to = cache.make_rows(layer, total, reserve);
+  const int64_t at_once = std::max<int64_t>(1, kMessageBytes / (2 * most * row_bytes));
+  for (int64_t first = 0; first < widest; first += at_once) {
+    const auto part = [&](int rank) {
+      return intersect(share[rank], {share[rank].begin + first, share[rank].begin + first + at_once});
+    };
+    std::vector<Message> messages(static_cast<size_t>(ranks));
+    messages[me] = pack_on_gpu(ctx, kept, part(me), capacity(me), row_bytes);
+    for (int step = 1; step < ranks; ++step) {
+      const int destination = (me + step) % ranks, source = (me - step + ranks) % ranks;
+      const Message outgoing = pack_on_gpu(ctx, kept, part(destination), capacity(me), row_bytes);
+      Message& incoming = messages[source] = make_message(ctx, part(me).size(), capacity(source), row_bytes);
+      sequence.send_recv(outgoing.bytes.raw(), outgoing.bytes.numel(), destination, incoming.bytes.raw(),
+                         incoming.bytes.numel(), source, DType::u8);
+    }
+    std::vector<gpu::PackedRows> parts;
+    for (const Message& message : messages) parts.push_back(message.rows);
+    DeviceKvLayer these = to;
+    these.first_row += first;
+    gpu::merge_rows(ctx, parts, part(me).size(), total, row_bytes, these);
+  }
+}
+
+}  // namespace
+
+int64_t reshard_message_bytes(int64_t heads, int64_t capacity, int64_t row_bytes) {
+  const int64_t rows = heads * capacity;
+  return rows * row_bytes + whole_vectors(rows * row_bytes) + (rows + heads) * static_cast<int64_t>(sizeof(int32_t));
+}
+
+void reshard_by_head(Context& ctx, Communicator& sequence, const KeptLayer& kept, const std::vector<Range>& share,
+                     KvCache& cache, int64_t layer, int64_t reserve) {
+  RESTKV_CHECK(static_cast<int>(share.size()) == sequence.size(), "{} shares for {} ranks", share.size(),
+               sequence.size());
+  RESTKV_CHECK(kept.rows != nullptr && kept.partition != nullptr && kept.partition->ranks() == sequence.size(),
+               "rows kept by a sequence group of {} ranks", sequence.size());
+  for (Range heads : share)
+    RESTKV_CHECK(heads.empty() || (heads.begin >= 0 && heads.end <= kept.rows->heads()), "heads [{}, {}) of {}",
+                 heads.begin, heads.end, kept.rows->heads());
+  if (ctx.device() == Device::gpu) return reshard_on_gpu(ctx, sequence, kept, share, cache, layer, reserve);
+  reshard_on_cpu(ctx, sequence, host_rows(ctx, kept), share, cache, layer, reserve);
 }
 
 }  // namespace restkv

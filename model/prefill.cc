@@ -283,8 +283,8 @@ void Transformer::keep(int64_t layer, const KeptRows& kept, PrefillState& s, Seq
     return;
   }
   int64_t sent = grid_.sequence().stats().bytes_sent;
-  KeptLayer rows{s.k.data<float>(), s.v.data<float>(), heads.Hkv_lc(),         config_.d,
-                 sources,           s.positions,       kept.rows_to_host(ctx_)};
+  const KeptLayer rows{MatrixView(s.k), MatrixView(s.v), heads.Hkv_lc(), config_.d,
+                       sources,         positions,       &kept,          &s.partition};
   reshard_by_head(ctx_, grid_.sequence(), rows, decode_cache_shares(), sequence.cache, layer, s.reserve);
   s.report.reshard_bytes += grid_.sequence().stats().bytes_sent - sent;
 }
