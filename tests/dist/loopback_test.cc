@@ -43,7 +43,14 @@ TEST_P(Loopback, ReducesInRankOrder) {
       Tensor numbers = there(rank.ctx, std::vector<int64_t>{int64_t{1} << 40 << me, -me});
       rank.world->all_reduce(numbers.raw(), 2, DType::i64, ReduceOp::max);
       EXPECT_EQ(rank.ctx.to_host<int64_t>(numbers), (std::vector<int64_t>{int64_t{1} << 40 << (n - 1), 0}));
-      EXPECT_EQ(rank.world->stats().bytes_sent, 2 * (n - 1) * 4000 / n + 2 * (n - 1) * 16 / n);
+      std::vector<bf16> halves = {to_bf16(1.0f + static_cast<float>(me)), to_bf16(me == 0 ? 256.0f : 1.0f)};
+      Tensor sums = rank.ctx.to_device(halves.data(), DType::bf16, {2});
+      const int64_t sent = rank.world->stats().bytes_sent;
+      rank.world->all_reduce(sums.raw(), 2, DType::bf16, ReduceOp::sum);
+      halves = rank.ctx.to_host<bf16>(sums);
+      EXPECT_EQ(to_float(halves[0]), static_cast<float>(n * (n + 1)) / 2);
+      EXPECT_EQ(to_float(halves[1]), 256.0f);  // each 1 is rounded away
+      EXPECT_EQ(sent, 2 * (n - 1) * 4000 / n + 2 * (n - 1) * 16 / n);
     });
 }
 
