@@ -24,6 +24,8 @@ struct RopeConfig {
   /// [d/2] or empty: what each inverse frequency is divided by, after the scaling of `type`. GGUF files hold
   /// Llama-3.1's scaling in this form only (tensor rope_freqs.weight).
   std::vector<float> frequency_factors;
+
+  bool operator==(const RopeConfig&) const = default;
 };
 
 enum class Activation {

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "dist/comm/device_grid.h"
 #include "dist/comm/mpi_runtime.h"
 #include "dist/comm/process_grid.h"
 
@@ -18,6 +19,15 @@ inline MpiRuntime& mpi_runtime() {
 
 inline ProcessGrid make_grid(int sequence, int tensor, double timeout_s = 120) {
   return ProcessGrid(mpi_runtime().world(timeout_s), sequence, tensor);
+}
+
+/// The same on the context's device (GPU ranks: NCCL groups, and control() for the hosts).
+inline std::unique_ptr<ProcessGrid> make_grid_on(Context& ctx, int sequence, int tensor, double timeout_s = 120) {
+  GridOptions options;
+  options.sequence = sequence;
+  options.tensor = tensor;
+  options.timeout_s = timeout_s;
+  return make_device_grid(mpi_runtime().world(timeout_s), ctx, options);
 }
 
 /// All (sequence, tensor) sizes whose product is the number of ranks.

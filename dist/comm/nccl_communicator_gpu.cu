@@ -287,7 +287,8 @@ void NcclCommunicator::warm_up() {
   Tensor data = own_->ctx.zeros(DType::u8, {kBytes * size()});
   for (int64_t count : {int64_t{1}, kBytes / 4}) {
     reduce(data.raw(), count, DType::f32, ReduceOp::sum);
-    RESTKV_NCCL_CHECK(ncclAllGather(data.raw(), data.raw(), count, ncclUint8, comm_.get(), stream()));
+    RESTKV_NCCL_CHECK(
+        ncclAllGather(at(data.raw(), rank() * count), data.raw(), count, ncclUint8, comm_.get(), stream()));
     RESTKV_NCCL_CHECK(ncclBroadcast(data.raw(), data.raw(), count, ncclUint8, 0, comm_.get(), stream()));
   }
   const int last = size() <= own_->options.direct_ranks ? size() - 1 : 1;
@@ -343,6 +344,8 @@ void set_nccl_defaults() {
   ::setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", 0);
   // All connections at the start: none is made within the first call of a kind, which may be timed or captured.
   ::setenv("NCCL_RUNTIME_CONNECT", "0", 0);
+  // Buffers of captured calls come from the stream-ordered pool, which other processes cannot map.
+  ::setenv("NCCL_GRAPH_REGISTER", "0", 0);
 }
 
 }  // namespace

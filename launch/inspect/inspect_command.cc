@@ -89,6 +89,7 @@ void print_tokenizer(const Checkpoint& checkpoint) {
   print_row("kind", t.describe());
   print_number("tokens", t.vocab_size());
   print_row("first token", t.add_bos() ? token_text(t, t.bos()) : "none is added");
+  if (t.add_eos()) print_row("last token", token_text(t, t.eos()) + " after raw prompts");
   std::string stops;
   for (int32_t id : checkpoint.stop_tokens) stops += (stops.empty() ? "" : ", ") + token_text(t, id);
   print_row("stop tokens", stops.empty() ? "none" : stops);

@@ -9,12 +9,14 @@
 namespace restkv {
 namespace {
 
+/// A raw text gets the tokens that the model's own tokenizer puts around it; one that stands there already is not put
+/// twice. A chat template writes them itself, or means that there are none.
 std::vector<int32_t> tokenize(const std::string& text, bool rendered, const Tokenizer& tokenizer) {
   std::vector<int32_t> tokens = tokenizer.encode(text, /*parse_special=*/true);
-  // A chat template writes the first token itself, or means that there is none.
-  int32_t bos = tokenizer.bos();
-  bool wanted = !rendered && tokenizer.add_bos() && bos >= 0;
-  if (wanted && (tokens.empty() || tokens[0] != bos)) tokens.insert(tokens.begin(), bos);
+  if (rendered) return tokens;
+  const int32_t bos = tokenizer.bos(), eos = tokenizer.eos();
+  if (tokenizer.add_bos() && bos >= 0 && (tokens.empty() || tokens.front() != bos)) tokens.insert(tokens.begin(), bos);
+  if (tokenizer.add_eos() && eos >= 0 && (tokens.empty() || tokens.back() != eos)) tokens.push_back(eos);
   return tokens;
 }
 

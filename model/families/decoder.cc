@@ -56,6 +56,8 @@ void read_hf_rope(const JsonReader& json, ModelConfig* config) {
   const char* key = json.has("rope_parameters") ? "rope_parameters" : "rope_scaling";
   if (!json.has(key)) return;
   JsonReader settings = json.object(key);
+  for (const char* kind : {"full_attention", "sliding_attention"})
+    if (settings.has(kind)) settings.reject(kind, "the same rotary settings for all layers are supported");
   rope.theta = settings.number("rope_theta", rope.theta);
   if (settings.number("partial_rotary_factor", 1.0) != 1.0) settings.reject("partial_rotary_factor", "1 is supported");
   const char* type_key = settings.has("rope_type") ? "rope_type" : "type";

@@ -31,12 +31,12 @@ class Tokenizer {
   /// Id of a token by the exact text it stands for ("<|im_end|>", " the"), or -1.
   virtual int32_t id_of(std::string_view token) const = 0;
 
-  /// The token to put before a prompt that does not begin with it; -1 for none.
+  /// The tokens that begin and end a text; -1 for none.
   virtual int32_t bos() const = 0;
-  /// Whether encode's callers put bos before a raw prompt.
-  virtual bool add_bos() const = 0;
   virtual int32_t eos() const = 0;
-  /// Whether encode's callers put eos after a raw prompt. None of the known chat models asks for it.
+  /// Whether encode's callers put bos before a raw prompt that does not begin with it, and eos after one that does not
+  /// end with it: the model's own tokenizer says so, and chat models say no to eos. Texts of chat templates get neither.
+  virtual bool add_bos() const = 0;
   virtual bool add_eos() const { return false; }
   /// Template variables: text of the bos and eos tokens (may be empty).
   std::string bos_text() const;

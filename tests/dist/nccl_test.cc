@@ -7,7 +7,6 @@
 
 #include "dist/base/error.h"
 #include "dist/base/gemm.h"
-#include "dist/comm/device_grid.h"
 #include "tests/dist/communicator_factories.h"
 
 namespace restkv {
@@ -180,11 +179,7 @@ TEST_F(Nccl, CapturedCallsReplay) {
 TEST_F(Nccl, GridsOfEveryLayout) {
   for (auto [sequence, tensor] : testing::all_layouts()) {
     SCOPED_TRACE(fmt::format("{} x {}", sequence, tensor));
-    GridOptions options;
-    options.sequence = sequence;
-    options.tensor = tensor;
-    options.timeout_s = kTestTimeoutS;
-    auto grid = make_device_grid(mpi_runtime().world(kTestTimeoutS), *ctx_, options);
+    auto grid = testing::make_grid_on(*ctx_, sequence, tensor, kTestTimeoutS);
     EXPECT_EQ(grid->rank(), rank());
     EXPECT_EQ(grid->sequence_rank() * tensor + grid->tensor_rank(), rank());
     int32_t on_hosts = 1;
@@ -196,9 +191,7 @@ TEST_F(Nccl, GridsOfEveryLayout) {
       EXPECT_EQ(on_host(ones), std::vector<int32_t>(100, group->size())) << group->name();
     }
   }
-  GridOptions wrong;
-  wrong.sequence = size() + 1;
-  EXPECT_THROW(make_device_grid(mpi_runtime().world(kTestTimeoutS), *ctx_, wrong), InputError);
+  EXPECT_THROW(testing::make_grid_on(*ctx_, size() + 1, 1), InputError);
 }
 
 }  // namespace

@@ -1,8 +1,12 @@
 // From a prompt as given to the tokens that the model reads.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <filesystem>
+
 #include "dist/base/error.h"
 #include "launch/prompts/prompts.h"
+#include "model/tokenizer/load.h"
 #include "tests/launch/tiny_model.h"
 
 namespace restkv {
@@ -38,6 +42,33 @@ TEST_F(Prepare, ChatTemplateOrTheTextAsItStands) {
   checkpoint_.chat_template.clear();
   config_.prompt.chat = ChatChoice::automatic;
   EXPECT_EQ(text_of(prepare({text("hi")})[0]), "hi");
+}
+
+// The trained SentencePiece tokenizer of the fixtures ("<s>" 1, "</s>" 2), as each tokenizer_config.json asks for it.
+TEST_F(Prepare, WhatTheTokenizerPutsAroundARawText) {
+  auto around = [&](const char* flags, const std::string& prompt) {
+    testing::TempDir dir;
+    std::filesystem::copy(RESTKV_TEST_DATA "/tokenizer/llama2/tokenizer.json", dir.path("tokenizer.json"));
+    dir.write("tokenizer_config.json", fmt::format(R"({{"bos_token": "<s>", "eos_token": "</s>"{}}})", flags));
+    checkpoint_.tokenizer = load_hf_tokenizer(dir.path(""));
+    const std::vector<int32_t> tokens = prepare({text(prompt)})[0].tokens;
+    auto is = [&](int32_t token) { return std::count(tokens.begin(), tokens.end(), token); };
+    EXPECT_EQ(is(1), tokens.front() == 1) << prompt;
+    EXPECT_EQ(is(2), tokens.back() == 2) << prompt;
+    return std::pair(tokens.front() == 1, tokens.back() == 2);
+  };
+  const std::pair neither(false, false), first(true, false), last(false, true), both(true, true);
+  config_.prompt.chat = ChatChoice::none;
+  EXPECT_EQ(around("", "hi"), first) << "the post-processor's rule";
+  EXPECT_EQ(around(R"(, "add_bos_token": false)", "hi"), neither);
+  EXPECT_EQ(around(R"(, "add_eos_token": true)", "hi"), both);
+  EXPECT_EQ(around(R"(, "add_bos_token": false, "add_eos_token": true)", "hi"), last);
+  EXPECT_EQ(around(R"(, "add_eos_token": true)", "<s>hi</s>"), both) << "none is put twice";
+  EXPECT_EQ(around(R"(, "add_bos_token": false)", "<s>hi</s>"), both) << "what the text spells stays";
+  config_.prompt.max_tokens = 3;
+  EXPECT_EQ(around(R"(, "add_eos_token": true)", "a long text that is cut in its middle"), both);
+  config_.prompt = {};
+  EXPECT_EQ(around(R"(, "add_eos_token": true)", "hi"), neither) << "a chat template writes its own";
 }
 
 TEST_F(Prepare, WhatNeedsATemplateSaysSo) {

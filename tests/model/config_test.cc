@@ -1,5 +1,6 @@
 #include "model/config.h"
 
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "model/families/family.h"
@@ -109,6 +110,35 @@ TEST_F(ConfigTest, BothSpellingsOfTheRotarySettings) {
   EXPECT_EQ(read({{"rope_parameters", {{"rope_theta", 7e4}}}}).rope.theta, 7e4);
 }
 
+// Whatever spelling the golden checkpoints have, the other one says the same.
+TEST_F(ConfigTest, EveryGoldenCheckpointInBothSpellings) {
+  std::map<std::string, int> types;
+  for (const auto& entry : fs::directory_iterator(RESTKV_TEST_DATA "/models")) {
+    SCOPED_TRACE(entry.path().filename().string());
+    json config = json::parse(slurp(entry.path() / "config.json"));
+    const RopeConfig want = read_hf_config(entry.path() / "config.json").rope;
+    ++types[want.type];
+    const bool is_new = config.contains("rope_parameters");
+    json settings = config.value(is_new ? "rope_parameters" : "rope_scaling", json());
+    if (settings.is_null()) settings = json::object();
+    const json kind = settings.value("rope_type", settings.value("type", json("default")));
+    const json theta = is_new ? settings["rope_theta"] : config["rope_theta"];
+    for (const char* key : {"rope_type", "type", "rope_theta"}) settings.erase(key);
+    for (const char* key : {"rope_parameters", "rope_scaling", "rope_theta"}) config.erase(key);
+    json parameters = config, scaling = config, older = config;
+    parameters["rope_parameters"] = settings;
+    parameters["rope_parameters"].update({{"rope_type", kind}, {"rope_theta", theta}});
+    for (auto [other, key] : {std::pair{&scaling, "rope_type"}, {&older, "type"}}) {
+      (*other)["rope_theta"] = theta;
+      (*other)["rope_scaling"] = settings;
+      (*other)["rope_scaling"][key] = kind;
+    }
+    for (const json& spelling : {parameters, scaling, older})
+      EXPECT_EQ(read_hf_config(dir_.write("config.json", spelling.dump())).rope, want) << spelling.dump();
+  }
+  EXPECT_EQ(types.size(), 5u) << "default, linear, dynamic, yarn, llama3";
+}
+
 TEST_F(ConfigTest, YarnAndDynamicScaling) {
   json yarn = {{"type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 256}};
   ModelConfig c = read({{"rope_scaling", yarn}});
@@ -205,6 +235,9 @@ TEST_F(ConfigTest, WhatIsNotSupportedIsNamedWithWhatIs) {
   refuse({{"architectures", "LlamaForCausalLM"}}, {"architectures", "a list of strings"});
   refuse({{"rope_scaling", {{"rope_type", "longrope"}, {"factor", 4}}}},
          {"rope_scaling.rope_type", "\"longrope\"", "default, linear, dynamic, yarn, llama3"});
+  refuse(
+      {{"rope_parameters", {{"full_attention", {{"rope_theta", 1e6}}}, {"sliding_attention", {{"rope_theta", 1e4}}}}}},
+      {"rope_parameters.full_attention", "all layers"});
   refuse({{"rope_scaling", {{"factor", 4}}}}, {"rope_scaling.type is missing"});
   refuse({{"rope_scaling", {{"type", "linear"}}}}, {"rope_scaling.factor is missing"});
   refuse({{"rope_scaling", "linear"}}, {"rope_scaling", "an object"});
@@ -342,7 +375,7 @@ TEST_F(GgufConfigTest, FrequencyFactorsStandForTheScalingOfLlama3) {
 TEST_F(GgufConfigTest, Refusals) {
   GgufBytes other;
   refuse(other.key("general.architecture", std::string("mamba")),
-         {"general.architecture", "\"mamba\"", "llama, gemma, qwen2"});
+         {"general.architecture", "\"mamba\"", "llama, gemma, gemma2, qwen2"});
   refuse(GgufBytes(), {"general.architecture is missing"});
   refuse(base().key("llama.rope.scaling.type", std::string("longrope")),
          {"rope.scaling.type", "\"longrope\"", "none, linear, yarn"});
