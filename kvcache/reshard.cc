@@ -137,8 +137,8 @@ Message make_message(Context& ctx, int64_t heads, int64_t capacity, int64_t row_
   char* at = static_cast<char*>(message.bytes.raw());
   const int64_t rows = heads * capacity;
   message.rows.k = at;
-  message.rows.v = at += rows * row_bytes;
-  message.rows.position = reinterpret_cast<int32_t*>(at += whole_vectors(rows * row_bytes));
+  message.rows.v = at + rows * row_bytes;
+  message.rows.position = reinterpret_cast<int32_t*>(at += whole_vectors(2 * rows * row_bytes));
   message.rows.length = reinterpret_cast<int32_t*>(at + rows * static_cast<int64_t>(sizeof(int32_t)));
   message.rows.capacity = capacity;
   return message;
@@ -206,7 +206,7 @@ void reshard_on_gpu(Context& ctx, Communicator& sequence, const KeptLayer& kept,
 
 int64_t reshard_message_bytes(int64_t heads, int64_t capacity, int64_t row_bytes) {
   const int64_t rows = heads * capacity;
-  return rows * row_bytes + whole_vectors(rows * row_bytes) + (rows + heads) * static_cast<int64_t>(sizeof(int32_t));
+  return whole_vectors(2 * rows * row_bytes) + (rows + heads) * static_cast<int64_t>(sizeof(int32_t));
 }
 
 void reshard_by_head(Context& ctx, Communicator& sequence, const KeptLayer& kept, const std::vector<Range>& share,

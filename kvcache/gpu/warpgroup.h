@@ -5,11 +5,6 @@
 
 #include <cstdint>
 
-// Defined where the code being compiled may use them.
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-#define RESTKV_HAS_WARPGROUP_PRODUCTS 1
-#endif
-
 namespace restkv::gpu {
 
 /// Describes a matrix [n, 16] of 16-bit elements in shared memory, without swizzle: pieces of 8 rows of 16 bytes
@@ -20,7 +15,7 @@ __device__ inline uint64_t matrix_descriptor(uint32_t address, uint32_t across, 
          static_cast<uint64_t>(down >> 4) << 32;
 }
 
-#ifdef RESTKV_HAS_WARPGROUP_PRODUCTS
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL  // set by nvcc where the code being compiled may use them
 /// What threads wrote to shared memory before it is seen by products after it (of any thread, behind a barrier).
 __device__ inline void show_to_products() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 

@@ -138,7 +138,7 @@ __global__ void __launch_bounds__(1024)
                  fmaxf(kSmallestNorm, kNearest * factor_squares * length)};
 }
 
-#ifdef RESTKV_HAS_WARPGROUP_PRODUCTS
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
 // What a thread holds of a tile: 64 kM positions of its warpgroup.
 template <class S>
@@ -354,7 +354,7 @@ __device__ void score_tiles(const Arguments& p, unsigned char* shared) {
 
 template <class S>
 __global__ void __launch_bounds__(S::kThreads, 1) norms_kernel(const __grid_constant__ Arguments p) {
-#ifdef RESTKV_HAS_WARPGROUP_PRODUCTS
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ __align__(128) unsigned char shared[];
   score_tiles<S>(p, shared);
 #endif
@@ -362,7 +362,7 @@ __global__ void __launch_bounds__(S::kThreads, 1) norms_kernel(const __grid_cons
 
 // Tells which code of this file the device has loaded: it needs static shared memory where products of warpgroups are.
 __global__ void probe_kernel(int* never) {
-#ifdef RESTKV_HAS_WARPGROUP_PRODUCTS
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
   __shared__ int mark[32];
   mark[threadIdx.x % 32] = static_cast<int>(threadIdx.x);
   __syncthreads();

@@ -269,7 +269,8 @@ void window_logits(Context& ctx, const HeadLayout& heads, const LocalShard& shar
                     static_cast<const __nv_bfloat16*>(k.data),
                     logits,
                     reinterpret_cast<float2*>(partials)};
-  const int rows = largest_group(heads) * p.W;
+  // Of a whole group, also where ranks share one: the order of a block's sums follows it.
+  const int rows = static_cast<int>(heads.group()) * p.W;
   if (d == 64) return launch<64>(ctx, p, rows, tile);
   if (d == 128) return launch<128>(ctx, p, rows, tile);
   launch<256>(ctx, p, rows, tile);

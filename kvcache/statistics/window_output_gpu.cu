@@ -224,7 +224,7 @@ void past_output_partials(Context& ctx, const HeadLayout& heads, const LocalShar
   RESTKV_CHECK(p.grid.blocks <= 65535, "past_output_partials: {} blocks", p.grid.blocks);
   if (v.dtype == DType::bf16 && aligned_rows(v, 16)) {
     const auto* values = static_cast<const __nv_bfloat16*>(v.data);
-    const int group = largest_group(heads);
+    const int group = static_cast<int>(heads.group());  // a whole one, for equal bits where ranks share it
     if (heads.d == 64) return launch_past<64>(ctx, p, values, group);
     if (heads.d == 128) return launch_past<128>(ctx, p, values, group);
     if (heads.d == 256) return launch_past<256>(ctx, p, values, group);

@@ -211,10 +211,10 @@ bench: {{context: [300, 3000], policies: restkv, budgets: 64, new_tokens: 2, war
 
 if __name__ == "__main__":
     reason = why_not()
+    if reason is not None:
+        print(f"skipped: {reason}")
+        sys.exit(SKIPPED)
     try:
-        if reason is not None:
-            print(f"skipped: {reason}")
-            sys.exit(SKIPPED)
         unittest.main(verbosity=2)
     finally:
         remove_hosts()

