@@ -5,72 +5,15 @@
 
 #include "dist/base/activity.h"
 #include "dist/base/error.h"
-#include "dist/base/phase_clock.h"
 #include "dist/base/stopwatch.h"
-#include "dist/comm/gather_rows.h"
 #include "kvcache/reshard.h"
 #include "model/ops/add.h"
-#include "model/ops/attention_prefill.h"
 #include "model/ops/rms_norm.h"
 #include "model/ops/rope.h"
 #include "model/ops/swiglu.h"
-#include "model/transformer.h"
+#include "model/prefill_state.h"
 
 namespace restkv {
-namespace {
-
-// Calls body(first, rows) for consecutive runs of at most `slice` of the L_lc rows.
-template <class Body>
-void for_slices(int64_t L_lc, int64_t slice, const Body& body) {
-  for (int64_t first = 0; first < L_lc; first += slice) body(first, std::min(slice, L_lc - first));
-}
-
-}  // namespace
-
-struct Transformer::PrefillState {
-  PrefillState(Context& ctx, const SequencePartition& partition_, int sequence_rank, const ModelConfig& config,
-               const Shard& shard, int tensor_size)
-      : partition(partition_),
-        L_lc(partition.local_size(sequence_rank)),
-        slice(std::max<int64_t>(1, std::min(prefill_slice_rows(ctx.device()), L_lc))),
-        clock(ctx) {
-    const DType dtype = activation_dtype(ctx.device());
-    int64_t q_width = shard.heads.Hq_lc() * config.d, kv_width = shard.heads.Hkv_lc() * config.d;
-    // In f32 on GPUs too: it takes two roundings a layer, which would add up over the layers.
-    x = ctx.empty(DType::f32, {L_lc, config.hidden});
-    q = ctx.empty(dtype, {L_lc, q_width});
-    k = ctx.empty(dtype, {L_lc, kv_width});
-    v = ctx.empty(dtype, {L_lc, kv_width});
-    normed = ctx.empty(dtype, {slice, config.hidden});
-    gate_up = ctx.empty(dtype, {slice, 2 * shard.mlp.size()});
-    activated = ctx.empty(dtype, {slice, shard.mlp.size()});
-    if (tensor_size > 1 || config.traits.output_norms) partial = ctx.empty(DType::f32, {slice, config.hidden});
-    for (int64_t i = 0; i < L_lc; ++i) positions.push_back(partition.global_position(sequence_rank, i));
-    position_ids = ctx.to_device(positions.data(), DType::i64, {L_lc});
-    kv_lengths.assign(static_cast<size_t>(shard.heads.Hkv_lc()), partition.length());
-    for (int64_t g = 0; g < shard.heads.Hkv_lc(); ++g) kv_offsets.push_back(g * config.d);
-  }
-
-  SequencePartition partition;
-  int64_t L_lc;
-  int64_t slice;  // rows of one slice
-  PhaseClock clock;
-  std::vector<int64_t> positions;  // [L_lc]
-  Tensor position_ids;             // i64 [L_lc] the same on the device
-  Tensor rope;                     // [L_lc, 2, d/2]
-  Tensor x;                        // [L_lc, H] f32 the residual stream
-  Tensor q, k, v;                  // [L_lc, Hq_lc d], [L_lc, Hkv_lc d]; attention overwrites q by its output
-  Tensor q_window;                 // [W, Hq_lc d], only for policies that read it
-  Tensor k_all, v_all;             // [L, Hkv_lc d] in global order
-  Tensor normed, gate_up, activated, partial;  // one slice
-  std::vector<int64_t> kv_lengths, kv_offsets;
-  Tensor local_counts;  // i64 [layers * cache heads of the model] rows this rank kept
-  Tensor local_hash;    // u64 [1]
-  int64_t reserve = 0;
-  bool evicts = false;
-  PrefillReport report;
-};
-
 Sequence Transformer::prefill(std::span<const int32_t> tokens, const PrefillOptions& options) {
   int64_t L = static_cast<int64_t>(tokens.size());
   if (L == 0) fail_input("prompt: no tokens; at least one is needed");
@@ -83,23 +26,17 @@ Sequence Transformer::prefill(std::span<const int32_t> tokens, const PrefillOpti
 
   ActivityScope doing("prefill");
   Stopwatch whole;
-  PrefillState s(ctx_, SequencePartition(L, grid_.sequence_size()), grid_.sequence_rank(), config_, plan_.resident,
-                 grid_.tensor_size());
-  s.evicts = evictor_->evicts(L);
-  check_support(s.evicts, L + options.max_new_tokens);
+  check_support(evictor_->evicts(L), L + options.max_new_tokens);
+  PrefillState s(*this, L);
   s.reserve = plan_.mode == DecodeMode::tensor
                   ? options.max_new_tokens
                   : (options.max_new_tokens + grid_.sequence_size() - 1) / grid_.sequence_size();
   Sequence sequence{
       KvCache(ctx_, config_.layers, cache_heads(plan_.decode.heads), config_.d, activation_), L, L, {}, {}, {}};
-  s.local_counts = ctx_.zeros(
-      DType::i64, {config_.layers * (cache_config_.granularity == Granularity::query_head ? config_.Hq : config_.Hkv)});
-  s.local_hash = ctx_.zeros(DType::u64, {1});
-
   s.clock.start("embed");
   std::vector<int32_t> local_tokens;
   for (int64_t position : s.positions) local_tokens.push_back(tokens[position]);
-  embed_tokens(local_tokens, MatrixView(s.x));
+  count_sent(grid_.tensor(), s.report.exchange_bytes, [&] { embed_tokens(local_tokens, MatrixView(s.x)); });
   s.rope = rope_table(ctx_, frequencies_at(L), s.positions, config_.rope.attention_factor);
 
   run_layers(s, options, sequence);
@@ -114,117 +51,76 @@ void Transformer::run_layers(PrefillState& s, const PrefillOptions& options, Seq
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
     activity().layer = layer;
     const LayerWeights& w = weights_.layers[layer];
-    project_qkv(w, s);
-    gather_kv(s);
-    attend(layer, s);
+    attention(layer, w, s);
     project_output(w, s);
     mlp(w, s);
+    settle(s, {0, s.L_lc});
     evict(layer, w, s, sequence);
     if (options.progress) options.progress(layer + 1, config_.layers);
   }
 }
 
-// normed = rms_norm(x); q, k, v = normed Wqkv^T (+ bias); rotate q and k.
-void Transformer::project_qkv(const LayerWeights& w, PrefillState& s) {
-  int64_t H = config_.hidden, q_width = s.q.size(1), kv_width = s.k.size(1);
-  MatrixView weight(w.qkv);
-  MatrixView wq = weight.block(0, q_width, 0, H), wk = weight.block(q_width, kv_width, 0, H),
-             wv = weight.block(q_width + kv_width, kv_width, 0, H);
-  auto project = [&](const MatrixView& normed, const MatrixView& w_part, const MatrixView& y, int64_t bias_at) {
-    gemm(ctx_, normed, w_part, y);
-    if (w.qkv_bias.empty()) return;
-    // One row for all: a leading dimension of zero.
-    add(ctx_, y, {w.qkv_bias.data<float>() + bias_at, DType::f32, y.rows, y.cols, 0});
-  };
-  for_slices(s.L_lc, s.slice, [&](int64_t first, int64_t rows) {
-    MatrixView normed = MatrixView(s.normed).block(0, rows, 0, H);
-    s.clock.start("norm");
-    rms_norm(ctx_, MatrixView(s.x).block(first, rows, 0, H), w.attention_norm, normed, config_.rms_eps);
-    s.clock.start("gemm");
-    project(normed, wq, MatrixView(s.q).block(first, rows, 0, q_width), 0);
-    project(normed, wk, MatrixView(s.k).block(first, rows, 0, kv_width), q_width);
-    project(normed, wv, MatrixView(s.v).block(first, rows, 0, kv_width), q_width + kv_width);
-  });
-  s.clock.start("rope");
-  apply_rope(ctx_, MatrixView(s.q), config_.d, s.rope);
-  apply_rope(ctx_, MatrixView(s.k), config_.d, s.rope);
-}
-
-// All keys and values of this rank's heads in global order; the window's queries for the policy.
-void Transformer::gather_kv(PrefillState& s) {
-  s.clock.start("exchange");
-  Communicator& sequence = grid_.sequence();
-  int64_t sent = sequence.stats().bytes_sent, L = s.partition.length();
-  auto gather = [&](const Tensor& local, Range range, Tensor& all) {
-    if (!all.defined() || all.empty()) all = ctx_.empty(activation_, {range.size(), local.size(1)});
-    if (sequence.size() == 1)
-      ctx_.copy(all.raw(), local.rows(range.begin, range.size()).raw(), all.bytes());
-    else
-      gather_rows(sequence, s.partition, range, local.raw(), all.raw(), local.size(1), activation_);
-  };
-  if (sequence.size() == 1) {
-    s.k_all = s.k;  // one rank's local order is the global order: a view, no copy
-    s.v_all = s.v;
-  } else {
-    gather(s.k, {0, L}, s.k_all);
-    gather(s.v, {0, L}, s.v_all);
-  }
-  s.report.exchange_bytes += sequence.stats().bytes_sent - sent;
-  sent = sequence.stats().bytes_sent;
-  if (s.evicts && evictor_->needs_window_queries()) gather(s.q, {L - cache_config_.window, L}, s.q_window);
-  s.report.evict_bytes += sequence.stats().bytes_sent - sent;
-}
-
-// q = softmax(q K^T / sqrt(d)) V, for this rank's two chunks.
-void Transformer::attend(int64_t layer, PrefillState& s) {
-  s.clock.start("attention");
-  int64_t width = s.q.size(1), first = 0;
-  KvView kv{s.k_all.raw(), s.v_all.raw(), activation_,         plan_.resident.heads.Hkv_lc(),
-            config_.d,     s.k.size(1),   s.kv_offsets.data(), s.kv_lengths.data()};
-  for (Range chunk : s.partition.chunks_of(grid_.sequence_rank())) {
-    MatrixView q = MatrixView(s.q).block(first, chunk.size(), 0, width);
-    // A tile reads all of its queries before it writes its rows, so the output may take their place.
-    attention_prefill(
-        ctx_,
-        {q, q, chunk.begin, config_.attention_scale(), config_.window_of(layer), config_.traits.attention_softcap}, kv,
-        plan_.resident.heads);
-    first += chunk.size();
-  }
-}
-
-// y [rows, H] += x w^T, summed over the tensor group, and normed unless `norm` is empty.
-void Transformer::add_partial(const MatrixView& x, const MatrixView& w, const Tensor& norm, const MatrixView& y,
+// Rows of x [rows, H] += y w^T, summed over the tensor group, and normed unless `norm` is empty. The sum of one slice
+// is on its way while the next slice is computed; settle() adds what is still missing.
+void Transformer::add_partial(const MatrixView& y, const MatrixView& w, const Tensor& norm, Range rows,
                               PrefillState& s) {
+  MatrixView x = MatrixView(s.x).block(rows.begin, rows.size(), 0, config_.hidden);
   if (grid_.tensor_size() == 1 && norm.empty()) {
-    gemm(ctx_, x, w, y, /*accumulate=*/true);
+    gemm(ctx_, y, w, x, /*accumulate=*/true);
     return;
   }
-  MatrixView partial = MatrixView(s.partial).block(0, y.rows, 0, y.cols);
-  gemm(ctx_, x, w, partial);
+  const auto turn = static_cast<size_t>(s.next_sum);
+  s.next_sum = 1 - s.next_sum;
+  PendingSum &sum = s.sums[turn], &before = s.sums[1 - turn];
+  finish_sum(sum, s);
+  sum = {MatrixView(s.terms[turn]).block(0, rows.size(), 0, config_.hidden), &norm, nullptr, rows, true};
+  gemm(ctx_, y, w, sum.term);
   if (grid_.tensor_size() > 1) {
     s.clock.start("exchange");
-    int64_t sent = grid_.tensor().stats().bytes_sent;
-    grid_.tensor().all_reduce(partial.data, y.rows * y.cols, y.dtype, ReduceOp::sum);
-    s.report.exchange_bytes += grid_.tensor().stats().bytes_sent - sent;
+    sum.ticket = grid_.tensor().beside([&] {
+      count_sent(grid_.tensor(), s.report.exchange_bytes, [&] {
+        grid_.tensor().all_reduce(sum.term.data, rows.size() * config_.hidden, sum.term.dtype, ReduceOp::sum);
+      });
+    });
     s.clock.start("gemm");
   }
-  if (!norm.empty()) rms_norm(ctx_, partial, norm, partial, config_.rms_eps);
-  add(ctx_, y, partial);
+  finish_sum(before, s);
+}
+
+void Transformer::finish_sum(PendingSum& sum, PrefillState& s) {
+  if (!sum.pending) return;
+  if (sum.ticket) {
+    s.clock.start("exchange");
+    grid_.tensor().join(sum.ticket.get());
+    s.clock.start("gemm");
+  }
+  if (!sum.norm->empty()) rms_norm(ctx_, sum.term, *sum.norm, sum.term, config_.rms_eps);
+  add(ctx_, MatrixView(s.x).block(sum.rows.begin, sum.rows.size(), 0, config_.hidden), sum.term);
+  sum = {};
+}
+
+// Before the rows are read: adds the sums of theirs that are on their way.
+void Transformer::settle(PrefillState& s, Range rows) {
+  for (int i : {s.next_sum, 1 - s.next_sum}) {  // the older one first
+    PendingSum& sum = s.sums[static_cast<size_t>(i)];
+    if (sum.pending && !intersect(sum.rows, rows).empty()) finish_sum(sum, s);
+  }
 }
 
 void Transformer::project_output(const LayerWeights& w, PrefillState& s) {
   s.clock.start("gemm");
   int64_t width = s.q.size(1);
-  for_slices(s.L_lc, s.slice, [&](int64_t first, int64_t rows) {
+  for_slices(0, s.L_lc, s.slice, [&](int64_t first, int64_t rows) {
     add_partial(MatrixView(s.q).block(first, rows, 0, width), MatrixView(w.output), w.attention_output_norm,
-                MatrixView(s.x).block(first, rows, 0, config_.hidden), s);
+                {first, first + rows}, s);
   });
 }
 
 // x += down(activation(gate(normed)) * up(normed)), slice by slice.
 void Transformer::mlp(const LayerWeights& w, PrefillState& s) {
   int64_t H = config_.hidden, I = plan_.resident.mlp.size();
-  for_slices(s.L_lc, s.slice, [&](int64_t first, int64_t rows) {
+  for_slices(0, s.L_lc, s.slice, [&](int64_t first, int64_t rows) {
+    settle(s, {first, first + rows});
     MatrixView x = MatrixView(s.x).block(first, rows, 0, H), normed = MatrixView(s.normed).block(0, rows, 0, H);
     MatrixView gate_up = MatrixView(s.gate_up).block(0, rows, 0, 2 * I);
     MatrixView activated = MatrixView(s.activated).block(0, rows, 0, I);
@@ -235,7 +131,7 @@ void Transformer::mlp(const LayerWeights& w, PrefillState& s) {
     s.clock.start("activation");
     gated_activation(ctx_, config_.traits.activation, gate_up, activated);
     s.clock.start("gemm");
-    add_partial(activated, MatrixView(w.down), w.mlp_output_norm, x, s);
+    add_partial(activated, MatrixView(w.down), w.mlp_output_norm, {first, first + rows}, s);
   });
 }
 

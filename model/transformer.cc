@@ -13,6 +13,10 @@ namespace restkv {
 
 DType activation_dtype(Device device) { return device == Device::gpu ? DType::bf16 : DType::f32; }
 
+DType prefill_sum_dtype(Device device) { return activation_dtype(device); }
+
+std::string_view name_of(ContextPlan plan) { return plan == ContextPlan::ring ? "ring" : "allgather"; }
+
 float embedding_scale(const ModelConfig& config, Device device) {
   if (!config.traits.scaled_embeddings) return 1.0f;
   const float root = std::sqrt(static_cast<float>(config.hidden));
@@ -28,6 +32,8 @@ Transformer::Transformer(Context& ctx, const ProcessGrid& grid, const ModelConfi
       grid_(grid),
       config_(config),
       activation_(activation_dtype(ctx.device())),
+      sum_dtype_(options.sum_dtype.value_or(prefill_sum_dtype(ctx.device()))),
+      context_(options.context),
       cache_config_(cache),
       plan_(make_shard_plan(config, grid.sequence_size(), grid.tensor_size(), grid.sequence_rank(), grid.tensor_rank(),
                             options.decode)),
@@ -36,6 +42,8 @@ Transformer::Transformer(Context& ctx, const ProcessGrid& grid, const ModelConfi
       peer_memory_(options.peer_memory) {
   if (ctx.device() == Device::gpu && config.rope.type == "dynamic")
     fail_input("the rope type dynamic is supported on CPU ranks; on GPUs: default, linear, yarn, llama3");
+  RESTKV_CHECK(sum_dtype_ == DType::f32 || (sum_dtype_ == DType::bf16 && ctx.device() == Device::gpu),
+               "sums over the tensor group in {} on {}", name_of(sum_dtype_), name_of(ctx.device()));
   const FamilyTraits& t = config.traits;
   if (ctx.device() == Device::gpu &&
       (t.output_norms || t.attention_softcap > 0.0 || t.logit_softcap > 0.0 || t.query_scale > 0.0))
@@ -98,6 +106,11 @@ void Transformer::check_support(bool evicts, int64_t length) const {
     fail_input(
         "eviction together with a sliding window: the model attends {} positions, prompt and new tokens are {}; "
         "supported: sequences within the window, or cache.policy: full",
+        window, length);
+  if (context_ == ContextPlan::ring && grid_.sequence_size() > 1)
+    fail_input(
+        "a sliding window with parallel.context: ring: the model attends {} positions, prompt and new tokens are {}; "
+        "supported: parallel.context: allgather, or sequences within the window",
         window, length);
   if (ctx_.device() == Device::gpu)
     fail_input(

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string_view>
 
 #include "dist/base/phase_clock.h"
 #include "dist/comm/process_grid.h"
@@ -15,10 +16,24 @@
 
 namespace restkv {
 
+struct PrefillPart;
+struct PendingSum;
+struct RingBlock;
+
+/// How the sequence ranks exchange a layer's keys and values during prefill.
+enum class ContextPlan {
+  allgather,  ///< every rank gathers the whole layer; a row's bits are the same on every sequence layout
+  ring,       ///< chunks go round; partial attention is merged by log-sum-exp in f32
+};
+std::string_view name_of(ContextPlan plan);
+
 struct TransformerOptions {
   DecodeMode decode = DecodeMode::tensor;
   std::optional<DType> weight_dtype;  ///< f32 or bf16; by default each matrix as it loses nothing
   bool peer_memory = true;            ///< GPU ranks decode over mapped memory where they can (decode_groups.h)
+  ContextPlan context = ContextPlan::allgather;
+  std::optional<DType> sum_dtype =
+      std::nullopt;  ///< of the tensor group's sums in prefill; by default prefill_sum_dtype()
 };
 
 struct PrefillOptions {
@@ -33,6 +48,10 @@ struct PrefillOptions {
 
 /// The dtype of activations, K and V: f32 on CPU ranks, bf16 on GPUs. The residual stream is f32 on both.
 DType activation_dtype(Device device);
+
+/// The dtype in which terms of the tensor group's sums are exchanged during prefill: f32 on CPU ranks, on GPUs bf16
+/// (half the bytes; the terms come from f32 accumulators and go into the f32 residual stream).
+DType prefill_sum_dtype(Device device);
 
 /// What embeddings are multiplied by: 1, or sqrt(hidden) rounded to the activations' dtype, as the reference does.
 float embedding_scale(const ModelConfig& config, Device device);
@@ -61,6 +80,10 @@ class Transformer {
   /// GPU ranks: how they exchange while decoding. The first call is collective over the world.
   DecodeGroups& decode_groups();
 
+  ContextPlan context_plan() const { return context_; }
+  /// Goes on with another plan of exchange; the same on all ranks.
+  void set_context_plan(ContextPlan plan) { context_ = plan; }
+
   /// Goes on with another policy, budget or window; the weights stay. Sequences made before are not to be decoded after
   /// it when the granularity changes. Throws InputError for a configuration that is not valid.
   void set_cache(const CacheConfig& cache);
@@ -80,16 +103,22 @@ class Transformer {
 
   // Prefill, in the order of the layer.
   void run_layers(PrefillState& s, const PrefillOptions& options, Sequence& sequence);
-  void project_qkv(const LayerWeights& w, PrefillState& s);
-  void gather_kv(PrefillState& s);
-  void attend(int64_t layer, PrefillState& s);
+  void attention(int64_t layer, const LayerWeights& w, PrefillState& s);
+  void project_qkv(const LayerWeights& w, const PrefillPart& part, PrefillState& s);
+  void copy_window_queries(PrefillState& s);
+  void gather_window_queries(PrefillState& s);
+  void gathered_attention(int64_t layer, const LayerWeights& w, PrefillState& s);
+  void ring_attention(const LayerWeights& w, PrefillState& s);
+  void attend_block(const RingBlock& block, const Tensor& held, int64_t rows, PrefillState& s);
   void project_output(const LayerWeights& w, PrefillState& s);
   void mlp(const LayerWeights& w, PrefillState& s);
+  void add_partial(const MatrixView& y, const MatrixView& w, const Tensor& norm, Range rows, PrefillState& s);
+  void finish_sum(PendingSum& sum, PrefillState& s);
+  void settle(PrefillState& s, Range rows);
   void evict(int64_t layer, const LayerWeights& w, PrefillState& s, Sequence& sequence);
   void keep(int64_t layer, const KeptRows& kept, PrefillState& s, Sequence& sequence);
   void finish_report(PrefillState& s, Sequence& sequence);
   void emit_logits(PrefillState& s, const PrefillOptions& options, Sequence& sequence);
-  void add_partial(const MatrixView& x, const MatrixView& w, const Tensor& norm, const MatrixView& y, PrefillState& s);
 
   // Decode.
   void decode_attention(int64_t layer, Sequence& sequence, DecodeBuffers& b);
@@ -110,6 +139,8 @@ class Transformer {
   const ProcessGrid& grid_;
   ModelConfig config_;
   DType activation_;
+  DType sum_dtype_;
+  ContextPlan context_;
   CacheConfig cache_config_;
   ShardPlan plan_;
   std::vector<float> frequencies_;

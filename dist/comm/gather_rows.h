@@ -12,4 +12,10 @@ namespace restkv {
 void gather_rows(Communicator& sequence, const SequencePartition& partition, Range range, const void* local,
                  void* global, int64_t row_elements, DType dtype);
 
+/// The same for one half of the chunks, the lower (0) or the upper ones (1): one collective, or none when no position
+/// of `range` lies in them. `own`: this rank's rows of that half within the range, dense (may be null when there are
+/// none). Rows of the other half are left as they are.
+void gather_half(Communicator& sequence, const SequencePartition& partition, int half, Range range, const void* own,
+                 void* global, int64_t row_elements, DType dtype);
+
 }  // namespace restkv

@@ -95,7 +95,8 @@ void attend_tile(const PrefillAttention& args, const KvView& kv, const HeadLayou
   // Rows of the tile that do not exist stay zero throughout, so that every BLAS call has the same shape.
   s.scores.assign(static_cast<size_t>(kQueryTile * kKeyTile), 0.0f);
   for (int64_t r = 0; r < rows; ++r) std::copy_n(args.q.row<float>(row0 + r) + head * d, d, &s.q[r * d]);
-  const int64_t first_row = args.first_position + row0, key_end = first_row + rows, window = args.sliding_window;
+  const int64_t first_row = args.first_position + row0, window = args.sliding_window;
+  const int64_t key_end = std::min(first_row + rows, kv.lengths[heads.kv_of(head)]);
   // The tile with the first key that any of the rows sees.
   const int64_t first_key = window > 0 ? std::max<int64_t>(0, first_row + 1 - window) / kKeyTile * kKeyTile : 0;
   for (int64_t key0 = first_key; key0 < key_end; key0 += kKeyTile)
@@ -104,6 +105,7 @@ void attend_tile(const PrefillAttention& args, const KvView& kv, const HeadLayou
     float* to = args.out.row<float>(row0 + r) + head * d;
     float inverse = 1.0f / s.sum[r];
     for (int64_t c = 0; c < d; ++c) to[c] = s.out[r * d + c] * inverse;
+    if (args.lse != nullptr) args.lse[head * args.lse_ld + row0 + r] = s.max[r] + std::log(s.sum[r]);
   }
 }
 

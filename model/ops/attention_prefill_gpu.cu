@@ -163,16 +163,18 @@ class GraphBuilder {
 };
 
 struct AttentionShape {
-  int64_t Hq, Hkv, d, n, keys, q_stride, o_stride, kv_stride;
+  int64_t Hq, Hkv, d, n, keys, q_stride, o_stride, kv_stride, stats_stride;
+  bool masked;  // causal; else every row sees all keys
 
   std::string key() const {
-    return fmt::format("sdpa {} {} {} {} {} {} {} {}", Hq, Hkv, d, n, keys, q_stride, o_stride, kv_stride);
+    return fmt::format("sdpa {} {} {} {} {} {} {} {} {} {}", Hq, Hkv, d, n, keys, q_stride, o_stride, kv_stride,
+                       stats_stride, masked ? "causal" : "full");
   }
 };
 
 Shape4 packed(int64_t a, int64_t b, int64_t c, int64_t d) { return {{a, b, c, d}, {b * c * d, c * d, d, 1}}; }
 
-// softmax(mask(scale Q K^T)) V, with row + shift >= column visible.
+// softmax(mask(scale Q K^T)) V, with row + shift >= column visible, or all.
 void describe_attention(GraphBuilder& g, const AttentionShape& s, std::vector<Descriptor>& keep) {
   auto add = [&](Descriptor t) -> size_t {
     keep.push_back(std::move(t));
@@ -186,24 +188,28 @@ void describe_attention(GraphBuilder& g, const AttentionShape& s, std::vector<De
   size_t v =
       add(g.tensor(kV, CUDNN_DATA_BFLOAT16, {{1, s.Hkv, s.keys, s.d}, {s.keys * s.kv_stride, s.d, s.kv_stride, 1}}));
   size_t o = add(g.tensor(kO, CUDNN_DATA_BFLOAT16, {{1, s.Hq, s.n, s.d}, {s.n * s.o_stride, s.d, s.o_stride, 1}}));
-  size_t stats = add(g.tensor(kStats, CUDNN_DATA_FLOAT, rows));
+  size_t stats =
+      add(g.tensor(kStats, CUDNN_DATA_FLOAT, {{1, s.Hq, s.n, 1}, {s.Hq * s.stats_stride, s.stats_stride, 1, 1}}));
   size_t scale = add(g.tensor(kScale, CUDNN_DATA_FLOAT, one, true));
-  size_t minus_infinity = add(g.tensor(kMinusInfinity, CUDNN_DATA_FLOAT, one, true));
-  size_t shift = add(g.tensor(kShift, CUDNN_DATA_INT32, one, true));
   auto fresh = [&](cudnnDataType_t type, const Shape4& shape) { return add(g.intermediate(type, shape)); };
   auto at = [&](size_t i) -> const Descriptor& { return keep[i]; };
 
   size_t product = fresh(CUDNN_DATA_FLOAT, scores), scaled = fresh(CUDNN_DATA_FLOAT, scores);
   g.matmul(at(q), at(k), at(product));
   g.pointwise(CUDNN_POINTWISE_MUL, at(product), &at(scale), at(scaled));
-  size_t row = fresh(CUDNN_DATA_INT32, scores), shifted = fresh(CUDNN_DATA_INT32, scores),
-         column = fresh(CUDNN_DATA_INT32, scores), visible = fresh(CUDNN_DATA_BOOLEAN, scores),
-         masked = fresh(CUDNN_DATA_FLOAT, scores);
-  g.index(2, at(scaled), at(row));
-  g.pointwise(CUDNN_POINTWISE_ADD, at(row), &at(shift), at(shifted), nullptr, CUDNN_DATA_INT32);
-  g.index(3, at(scaled), at(column));
-  g.pointwise(CUDNN_POINTWISE_CMP_GE, at(shifted), &at(column), at(visible), nullptr, CUDNN_DATA_BOOLEAN);
-  g.pointwise(CUDNN_POINTWISE_BINARY_SELECT, at(scaled), &at(minus_infinity), at(masked), &at(visible));
+  size_t masked = scaled;
+  if (s.masked) {
+    size_t minus_infinity = add(g.tensor(kMinusInfinity, CUDNN_DATA_FLOAT, one, true));
+    size_t shift = add(g.tensor(kShift, CUDNN_DATA_INT32, one, true));
+    size_t row = fresh(CUDNN_DATA_INT32, scores), shifted = fresh(CUDNN_DATA_INT32, scores),
+           column = fresh(CUDNN_DATA_INT32, scores), visible = fresh(CUDNN_DATA_BOOLEAN, scores);
+    masked = fresh(CUDNN_DATA_FLOAT, scores);
+    g.index(2, at(scaled), at(row));
+    g.pointwise(CUDNN_POINTWISE_ADD, at(row), &at(shift), at(shifted), nullptr, CUDNN_DATA_INT32);
+    g.index(3, at(scaled), at(column));
+    g.pointwise(CUDNN_POINTWISE_CMP_GE, at(shifted), &at(column), at(visible), nullptr, CUDNN_DATA_BOOLEAN);
+    g.pointwise(CUDNN_POINTWISE_BINARY_SELECT, at(scaled), &at(minus_infinity), at(masked), &at(visible));
+  }
   size_t highest = fresh(CUDNN_DATA_FLOAT, rows), centred = fresh(CUDNN_DATA_FLOAT, scores),
          exponential = fresh(CUDNN_DATA_FLOAT, scores), sum = fresh(CUDNN_DATA_FLOAT, rows),
          log_sum = fresh(CUDNN_DATA_FLOAT, rows), probability = fresh(CUDNN_DATA_BFLOAT16, scores);
@@ -239,7 +245,7 @@ CudnnState& cudnn_of(const Context& ctx) {
 struct AttentionPlan {
   std::unique_ptr<Descriptor> plan;
   Tensor workspace;
-  Tensor stats;  // [Hq, n] log-sum-exp of the scaled scores
+  Tensor stats;  // [Hq, n] log-sum-exp of the scaled scores, for calls that do not ask for it
 };
 
 // One plan per shape, built in well under a second and kept. (cuDNN 9.19's dynamic shapes with a kernel cache build
@@ -271,33 +277,41 @@ std::shared_ptr<AttentionPlan> make_plan(Context& ctx, const AttentionShape& s) 
   RESTKV_CUDNN_CHECK(cudnnBackendGetAttribute(plan->plan->get(), CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE,
                                               CUDNN_TYPE_INT64, 1, &count, &workspace_bytes));
   plan->workspace = ctx.empty(DType::u8, {std::max<int64_t>(workspace_bytes, 1)});
-  plan->stats = ctx.empty(DType::f32, {s.Hq, s.n});
   return plan;
 }
 
-// Rows of one call. Fewer rows at a time walk along the keys together and find them in the L2 cache: at 128K tokens
-// (32 heads, d 128, one H200) 8,192 rows a call took 233 ms, all rows in one call 247 ms.
-constexpr int64_t kRowsPerCall = 8192;
+// Rows of the next call. None of a few rows alone: cuDNN may choose another kernel for it, whose sums run in another
+// order, and how many rows are left depends on the layout.
+int64_t rows_of_call(int64_t left) {
+  constexpr int64_t kFewest = 1024;
+  return left < kAttentionRows + kFewest ? left : kAttentionRows;
+}
 
 // args.q.rows rows from args.first_position on, of `keys` keys in memory.
 void attend_rows(Context& ctx, const PrefillAttention& args, const KvView& kv, const HeadLayout& heads, int64_t keys) {
-  AttentionShape shape{heads.Hq_lc(), heads.Hkv_lc(), heads.d,     args.q.rows,
-                       keys,          args.q.ld,      args.out.ld, kv.row_stride};
+  const bool masked = args.first_position < keys;
+  AttentionShape shape{heads.Hq_lc(), heads.Hkv_lc(), heads.d,
+                       args.q.rows,   keys,           args.q.ld,
+                       args.out.ld,   kv.row_stride,  args.lse != nullptr ? args.lse_ld : args.q.rows,
+                       masked};
   std::shared_ptr<void>& slot = plan_slot(ctx, shape.key());
   if (!slot) slot = make_plan(ctx, shape);
   auto* plan = static_cast<AttentionPlan*>(slot.get());
+  if (args.lse == nullptr && plan->stats.empty()) plan->stats = ctx.empty(DType::f32, {shape.Hq, shape.n});
 
   float scale = static_cast<float>(args.scale), minus_infinity = -INFINITY;
   int32_t shift = static_cast<int32_t>(args.first_position);
-  std::vector<int64_t> uids = {kQ, kK, kV, kO, kStats, kScale, kMinusInfinity, kShift};
+  std::vector<int64_t> uids = {kQ, kK, kV, kO, kStats, kScale};
   std::vector<void*> pointers = {args.q.data,
                                  const_cast<void*>(kv.k),
                                  const_cast<void*>(kv.v),
                                  args.out.data,
-                                 plan->stats.raw(),
-                                 &scale,
-                                 &minus_infinity,
-                                 &shift};
+                                 args.lse != nullptr ? args.lse : plan->stats.raw(),
+                                 &scale};
+  if (masked) {
+    uids.insert(uids.end(), {kMinusInfinity, kShift});
+    pointers.insert(pointers.end(), {&minus_infinity, &shift});
+  }
   Descriptor pack(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
   pack.set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, uids)
       .set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, pointers)
@@ -318,15 +332,15 @@ void attention_prefill(Context& ctx, const PrefillAttention& args, const KvView&
   // All calls are described with all keys that lie in memory (the mask hides what comes after a row, and the kernel
   // does not visit it), so that they share one plan.
   const int64_t keys = kv.lengths[0];
-  RESTKV_CHECK(keys >= args.first_position + args.q.rows, "{} keys for rows up to {}", keys,
-               args.first_position + args.q.rows);
-  for (int64_t first = 0; first < args.q.rows; first += kRowsPerCall) {
-    const int64_t rows = std::min(kRowsPerCall, args.q.rows - first);
+  for (int64_t first = 0; first < args.q.rows;) {
+    const int64_t rows = rows_of_call(args.q.rows - first);
     PrefillAttention part = args;
     part.q = args.q.block(first, rows, 0, args.q.cols);
     part.out = args.out.block(first, rows, 0, args.out.cols);
     part.first_position = args.first_position + first;
+    if (args.lse != nullptr) part.lse = args.lse + first;
     attend_rows(ctx, part, kv, heads, keys);
+    first += rows;
   }
 }
 

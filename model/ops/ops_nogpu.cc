@@ -3,6 +3,7 @@
 #include "model/ops/add.h"
 #include "model/ops/attention_prefill.h"
 #include "model/ops/embedding.h"
+#include "model/ops/merge_attention.h"
 #include "model/ops/rms_norm.h"
 #include "model/ops/rope.h"
 #include "model/ops/swiglu.h"
@@ -22,5 +23,6 @@ void rope_table(Context&, const float*, const int64_t*, int64_t, int64_t, float,
 void apply_rope(Context&, const MatrixView&, int64_t, const float*) { absent(); }
 void embed(Context&, const Tensor&, Range, const int32_t*, const MatrixView&, float) { absent(); }
 void attention_prefill(Context&, const PrefillAttention&, const KvView&, const HeadLayout&) { absent(); }
+void merge_attention(Context&, const AttentionPart&, const AttentionTotal&, int64_t, const MatrixView&) { absent(); }
 
 }  // namespace restkv::gpu

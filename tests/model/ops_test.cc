@@ -5,9 +5,11 @@
 #include <numbers>
 #include <random>
 
+#include "dist/base/error.h"
 #include "model/ops/attention_decode.h"
 #include "model/ops/attention_prefill.h"
 #include "model/ops/embedding.h"
+#include "model/ops/merge_attention.h"
 #include "model/ops/rms_norm.h"
 #include "model/ops/rope.h"
 #include "model/ops/swiglu.h"
@@ -283,6 +285,58 @@ TEST_F(Ops, PrefillRowsAreTheSameBitsInAnyChunk) {
     attention_prefill(one, {rows, out, first, scale}, p.view, p.heads);
   }
   EXPECT_EQ(0, std::memcmp(whole.data(), parts.data(), sizeof(float) * whole.size()));
+}
+
+// Keys in parts, one of them seen by all rows and one by the rows behind it: merged they are the whole.
+TEST_F(Ops, PrefillAttentionInPartsMerges) {
+  for (Case c : {Case{700, 4, 2, 16}, Case{1111, 3, 1, 20}}) {
+    Problem p(c, 11, 2.0f);
+    const double scale = 1.0 / std::sqrt(double(c.d));
+    const int64_t width = c.Hq * c.d, cut = 256, n = c.L - cut;
+    std::vector<float> part(n * width, NAN), total(n * width, NAN), result(n * width, NAN);
+    std::vector<float> part_lse(c.Hq * (n + 3), NAN), total_lse(c.Hq * n, NAN);
+    MatrixView q = MatrixView(p.q.data(), c.L, width).block(cut, n, 0, width), o(part.data(), n, width);
+    AttentionTotal sum{MatrixView(total.data(), n, width), total_lse.data(), n, true};
+    // Rows [cut, L) over their own keys, causally, then over the keys before them, all of which they see.
+    KvView own = p.view, before = p.view;
+    std::vector<int64_t> own_lengths(c.Hkv, n), before_lengths(c.Hkv, cut);
+    own.k = p.k.data() + cut * c.Hkv * c.d, own.v = p.v.data() + cut * c.Hkv * c.d;
+    own.lengths = own_lengths.data(), before.lengths = before_lengths.data();
+    attention_prefill(ctx, {q, o, 0, scale, 0, 0.0, part_lse.data(), n + 3}, own, p.heads);
+    merge_attention(ctx, {o, part_lse.data(), n + 3}, sum, c.d);
+    // A part without keys for a row changes nothing, whatever its output holds.
+    std::vector<float> nothing(c.Hq * n, -INFINITY), garbage(n * width, NAN);
+    sum.is_empty = false;
+    merge_attention(ctx, {MatrixView(garbage.data(), n, width), nothing.data(), n}, sum, c.d);
+    attention_prefill(ctx, {q, o, cut, scale, 0, 0.0, part_lse.data(), n + 3}, before, p.heads);
+    merge_attention(ctx, {o, part_lse.data(), n + 3}, sum, c.d, MatrixView(result.data(), n, width));
+    for (int64_t row : {int64_t{0}, n / 3, n / 2, n - 1})
+      for (int64_t h = 0; h < c.Hq; ++h) {
+        double lse;
+        auto want = reference_row(p, cut + row, h, cut + row + 1, &lse);
+        EXPECT_NEAR(total_lse[h * n + row], lse, 1e-5);
+        for (int64_t i = 0; i < c.d; ++i) ASSERT_NEAR(result[(row * c.Hq + h) * c.d + i], want[i], 1e-5);
+      }
+    for (float x : result) ASSERT_TRUE(std::isfinite(x));
+  }
+  // Rows that no part has keys for.
+  std::vector<float> out(32, NAN), total(32, NAN), none(4, -INFINITY), lse(4, NAN);
+  merge_attention(ctx, {MatrixView(out.data(), 2, 16), none.data(), 2},
+                  {MatrixView(total.data(), 2, 16), lse.data(), 2, true}, 8);
+  for (float x : total) EXPECT_EQ(x, 0.0f);
+  for (float x : lse) EXPECT_EQ(x, -INFINITY);
+}
+
+TEST_F(Ops, PrefillAttentionRefusesKeysThatDoNotFit) {
+  Case c{200, 2, 2, 16};
+  Problem p(c);
+  MatrixView q = MatrixView(p.q.data(), c.L, 32).block(0, 64, 0, 32);
+  std::vector<float> out(64 * 32), lse(2 * 64);
+  MatrixView o(out.data(), 64, 32);
+  EXPECT_THROW(attention_prefill(ctx, {q, o, 180, 1.0}, p.view, p.heads), RuntimeFailure);      // 56 rows of 64
+  EXPECT_THROW(attention_prefill(ctx, {q, o, 200, 1.0, 50}, p.view, p.heads), RuntimeFailure);  // with a window
+  EXPECT_THROW(attention_prefill(ctx, {q, o, 0, 1.0, 0, 0.0, lse.data(), 63}, p.view, p.heads), RuntimeFailure);
+  EXPECT_NO_THROW(attention_prefill(ctx, {q, o, 200, 1.0, 0, 0.0, lse.data(), 64}, p.view, p.heads));
 }
 
 TEST_F(Ops, DecodeAttentionOverRaggedHeadsAndMerge) {

@@ -8,7 +8,9 @@
 
 #include "dist/base/error.h"
 #include "dist/base/mix.h"
+#include "dist/comm/collective.h"
 #include "model/families/family.h"
+#include "model/ring_schedule.h"
 #include "model/weights/random_source.h"
 #include "tests/model/run_model.h"
 #include "tests/tolerances.h"
@@ -75,26 +77,37 @@ CacheConfig restkv_cache(int64_t budget, Granularity granularity) {
 
 struct Outcome {
   std::vector<int32_t> text;
+  std::vector<float> logits;  // of the prompt's last position
   PrefillReport report;
   testing::KeptSet kept;
 };
 
 Outcome run(const ProcessGrid& grid, const ModelConfig& config, const CacheConfig& cache, DecodeMode mode,
-            const std::vector<int32_t>& prompt, int steps) {
+            const std::vector<int32_t>& prompt, int steps, ContextPlan plan = ContextPlan::allgather) {
   Context ctx({Device::cpu, 1});
   // A large gain keeps attention from being flat, so that what is evicted matters.
   RandomSource source(config, 17, 3.0);
-  Transformer model(ctx, grid, config, source, cache, {mode, {}});
+  Transformer model(ctx, grid, config, source, cache, {mode, {}, plan});
   PrefillOptions options;
   options.max_new_tokens = steps;
   Sequence sequence = model.prefill(prompt, options);
   Outcome outcome;
   outcome.report = sequence.report;
+  outcome.logits = sequence.logits;
   const HeadRange& share = model.plan().decode.heads.local;
   outcome.kept = testing::gather_kept(grid.world(), sequence.cache,
                                       cache.granularity == Granularity::query_head ? share.q.begin : share.kv.begin);
   outcome.text = testing::continue_greedily(model, sequence, steps);
   return outcome;
+}
+
+double difference(const std::vector<float>& got, const std::vector<float>& want) {
+  double scale = 0.0, worst = 0.0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    scale = std::max(scale, std::abs(double(want[i])));
+    worst = std::max(worst, std::abs(double(got[i]) - want[i]));
+  }
+  return worst / scale;
 }
 
 class Layouts : public ::testing::TestWithParam<std::tuple<const char*, Granularity>> {};
@@ -108,16 +121,22 @@ TEST_P(Layouts, SameTextSameHashSameKeptSets) {
   Outcome want = run(alone, config, cache, DecodeMode::tensor, prompt, 12);
   ASSERT_TRUE(want.report.evicted);
   for (auto [sequence_size, tensor_size] : testing::all_layouts())
-    for (DecodeMode mode : {DecodeMode::tensor, DecodeMode::sequence}) {
+    for (auto [mode, plan] : {std::pair{DecodeMode::tensor, ContextPlan::allgather},
+                              {DecodeMode::sequence, ContextPlan::allgather},
+                              {DecodeMode::tensor, ContextPlan::ring}}) {
       if (!testing::layout_allowed(config, tensor_size)) continue;
-      SCOPED_TRACE(fmt::format("layout {}x{}, decode mode {}", sequence_size, tensor_size, static_cast<int>(mode)));
+      SCOPED_TRACE(fmt::format("layout {}x{}, decode mode {}, {}", sequence_size, tensor_size, static_cast<int>(mode),
+                               name_of(plan)));
       ProcessGrid grid = testing::make_grid(sequence_size, tensor_size);
-      Outcome got = run(grid, config, cache, mode, prompt, 12);
+      Outcome got = run(grid, config, cache, mode, prompt, 12, plan);
       EXPECT_EQ(got.text, want.text);
       EXPECT_EQ(got.report.kept_counts, want.report.kept_counts);
-      if (tensor_size == 1) {
+      EXPECT_LT(difference(got.logits, want.logits), testing::kLogitsF32);
+      const bool same_bits = tensor_size == 1 && (plan == ContextPlan::allgather || sequence_size == 1);
+      if (same_bits) {
         EXPECT_EQ(got.report.kept_hash, want.report.kept_hash);
         EXPECT_EQ(got.kept, want.kept);
+        EXPECT_EQ(got.logits, want.logits);
       } else {
         EXPECT_GE(testing::jaccard(got.kept, want.kept), testing::kJaccardTensor);
       }
@@ -131,6 +150,101 @@ INSTANTIATE_TEST_SUITE_P(Granularities, Layouts,
                            return std::string(std::get<0>(info.param)) +
                                   (std::get<1>(info.param) == Granularity::kv_head ? "_kv_head" : "_query_head");
                          });
+
+// Prompts of every kind of cut: chunks without rows, of one row, of uneven blocks, several slices.
+TEST(Transformer, ContextPlansAgree) {
+  ModelConfig config = tiny_config(8, 2);
+  for (int64_t L : {1, 5, 129, 700, 1290}) {
+    CacheConfig cache = restkv_cache(100, Granularity::kv_head);
+    auto prompt = random_prompt(L, config.vocab);
+    ProcessGrid alone(make_self_communicator(), 1, 1);
+    Outcome want = run(alone, config, cache, DecodeMode::tensor, prompt, 3);
+    for (auto [sequence_size, tensor_size] : testing::all_layouts())
+      for (ContextPlan plan : {ContextPlan::allgather, ContextPlan::ring}) {
+        if (!testing::layout_allowed(config, tensor_size)) continue;
+        SCOPED_TRACE(fmt::format("{} tokens, layout {}x{}, {}", L, sequence_size, tensor_size, name_of(plan)));
+        ProcessGrid grid = testing::make_grid(sequence_size, tensor_size);
+        Outcome got = run(grid, config, cache, DecodeMode::tensor, prompt, 3, plan);
+        EXPECT_EQ(got.text, want.text);
+        EXPECT_LT(difference(got.logits, want.logits), testing::kLogitsF32);
+        if (tensor_size == 1 && plan == ContextPlan::allgather) {
+          EXPECT_EQ(got.logits, want.logits);
+        }
+      }
+  }
+}
+
+// The formula of model/README.md.
+int64_t exchange_bytes(const ProcessGrid& grid, const ModelConfig& config, int64_t L, ContextPlan plan) {
+  SequencePartition partition(L, grid.sequence_size());
+  const int n = grid.sequence_size(), tensor = grid.tensor_size(), rank = grid.sequence_rank();
+  const int64_t L_lc = partition.local_size(rank), slice = prefill_slice_rows(Device::cpu);
+  int64_t sums = 0;
+  for (int64_t first = 0; first < L_lc; first += slice)
+    sums += 2 * collective::sent_by_all_reduce(tensor, std::min(slice, L_lc - first) * config.hidden * 4);
+  const int64_t row = 2 * split_heads(config.Hq, config.Hkv, tensor, grid.tensor_rank()).kv.size() * config.d * 4;
+  int64_t rows = (n - 1) * L_lc;
+  if (plan == ContextPlan::ring) rows = n == 1 ? 0 : L - partition.local_size((rank + 1) % n);
+  return collective::sent_by_all_reduce(tensor, L_lc * config.hidden * 4) + config.layers * (sums + rows * row);
+}
+
+TEST(Transformer, ExchangedBytesFollowTheFormula) {
+  ModelConfig config = tiny_config(12, 4);
+  auto prompt = random_prompt(1290, config.vocab);
+  for (auto [sequence_size, tensor_size] : testing::all_layouts())
+    for (ContextPlan plan : {ContextPlan::allgather, ContextPlan::ring}) {
+      if (!testing::layout_allowed(config, tensor_size)) continue;
+      SCOPED_TRACE(fmt::format("layout {}x{}, {}", sequence_size, tensor_size, name_of(plan)));
+      ProcessGrid grid = testing::make_grid(sequence_size, tensor_size);
+      Outcome got = run(grid, config, restkv_cache(64, Granularity::kv_head), DecodeMode::sequence, prompt, 1, plan);
+      EXPECT_EQ(got.report.exchange_bytes, exchange_bytes(grid, config, 1290, plan));
+    }
+}
+
+// Every query sees every key up to its own, once, in whatever step.
+TEST(RingSchedule, CoversTheCausalMaskOnce) {
+  for (int ranks : {1, 2, 3, 4, 7})
+    for (int64_t L : {1, 100, 129, 1000, 2049, 5000})
+      for (int rank = 0; rank < ranks; ++rank) {
+        SequencePartition partition(L, ranks);
+        auto schedule = ring_schedule(partition, rank);
+        ASSERT_EQ(schedule.size(), static_cast<size_t>(ranks));
+        const auto chunks = partition.chunks_of(rank);
+        for (int half : {0, 1})
+          for (int64_t row : {int64_t{0}, chunks[half].size() / 2, chunks[half].size() - 1}) {
+            if (chunks[half].empty()) continue;
+            std::vector<int> seen(static_cast<size_t>(L), 0);
+            int first = 0, last = 0, blocks = 0;
+            for (int step = 0; step < ranks; ++step)
+              for (const RingBlock& block : schedule[static_cast<size_t>(step)]) {
+                if (block.half != half) continue;
+                EXPECT_EQ(block.first, blocks == 0);
+                ++blocks, first += block.first, last += block.last;
+                const int source = ring_source(rank, ranks, step);
+                for (int64_t i = 0; i < std::min(block.keys, block.first_position + row + 1); ++i)
+                  ++seen[static_cast<size_t>(partition.global_position(source, i))];
+              }
+            EXPECT_EQ(first, 1);
+            EXPECT_EQ(last, 1);
+            for (int64_t i = 0; i < L; ++i)
+              ASSERT_EQ(seen[static_cast<size_t>(i)], i <= chunks[half].begin + row ? 1 : 0)
+                  << ranks << " ranks, L " << L << ", rank " << rank << ", row " << row << " of half " << half;
+          }
+      }
+}
+
+TEST(Transformer, RingRefusesSlidingWindows) {
+  if (testing::mpi_runtime().size() == 1) GTEST_SKIP() << "one rank has no ring";
+  ProcessGrid grid = testing::make_grid(testing::mpi_runtime().size(), 1);
+  CacheConfig cache;
+  cache.policy = "full";
+  auto prompt = random_prompt(300, window_config().vocab);
+  EXPECT_THROW(run(grid, window_config(), cache, DecodeMode::tensor, prompt, 1, ContextPlan::ring), InputError);
+  ModelConfig within = window_config();
+  within.traits.sliding_window = 320;
+  EXPECT_EQ(run(grid, within, cache, DecodeMode::tensor, prompt, 2, ContextPlan::ring).text,
+            run(grid, within, cache, DecodeMode::tensor, prompt, 2).text);
+}
 
 TEST(Transformer, ReportCountsWhatIsKept) {
   ModelConfig config = tiny_config(4, 2);
