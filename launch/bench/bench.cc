@@ -10,6 +10,7 @@
 #include "dist/comm/device_grid.h"
 #include "launch/bench/point_plan.h"
 #include "launch/config/config_hash.h"
+#include "launch/plan/context_choice.h"
 #include "launch/run/device.h"
 #include "launch/run/open_model.h"
 #include "launch/run/progress.h"
@@ -140,8 +141,10 @@ BenchPoint Bench::make_point(const BenchLayout& layout, const BenchGroup& group,
 }
 
 // Why the point cannot run, on every rank; empty when it can.
-std::string Bench::refusal(const BenchGroup& group, BenchPoint& point) const {
+std::string Bench::refusal(const BenchGroup& group, BenchPoint& point) {
   PlanInput input = point_input(checkpoint_, point.config, group, point.batch, decode_, ctx_->device());
+  context_ = agree_on_context(*world_, input, mpi_.local_size() == mpi_.size(), ranks_sharing(*ctx_, mpi_), available_);
+  input.context = context_;
   MemoryPlan plan = plan_memory(input);
   point.planned_bytes = plan.total();
   return agree_on_text(*world_, refusal_of(input, plan, ranks_sharing(*ctx_, mpi_), available_));
@@ -160,6 +163,7 @@ void Bench::run_group(const BenchLayout& layout, const BenchGroup& group) {
       point.reason = "after a smaller batch of the same prompts: " + failure;
     } else {
       load_model(layout);
+      model_->set_context_plan(context_);
       reserve_memory(point);
       if (!measurement) measurement = std::make_unique<GroupMeasurement>(*ctx_, *grid_, *model_, point.config, group);
       measure(*measurement, point);

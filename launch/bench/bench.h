@@ -35,7 +35,7 @@ class Bench {
   void run_group(const BenchLayout& layout, const BenchGroup& group);
   void load_model(const BenchLayout& layout);
   BenchPoint make_point(const BenchLayout& layout, const BenchGroup& group, int64_t batch) const;
-  std::string refusal(const BenchGroup& group, BenchPoint& point) const;
+  std::string refusal(const BenchGroup& group, BenchPoint& point);
   void reserve_memory(const BenchPoint& point);
   void measure(GroupMeasurement& measurement, BenchPoint& point);
   void finish(BenchPoint point);
@@ -53,6 +53,7 @@ class Bench {
   BenchSetting setting_;
   std::optional<ResultFile> results_;  // rank 0 only
   std::vector<BenchPoint> points_;
+  ContextPlan context_ = ContextPlan::allgather;  // of the point at hand
   // Of the layout at hand.
   std::unique_ptr<ProcessGrid> grid_;
   std::unique_ptr<Transformer> model_;

@@ -60,6 +60,12 @@ std::vector<KeySpec> parallel_keys() {
       integer_key("parallel.threads", "threads", kSpeed,
                   "CPU threads of a rank. 0: the cores it may run on, shared evenly with the ranks beside it.", 0, 4096,
                   FIELD(parallel.threads)),
+      choice_key("parallel.context", kSpeed,
+                 "How the sequence ranks exchange a layer's keys and values during prefill. `allgather`: every rank "
+                 "holds the whole layer for a moment. `ring`: chunks go round, partial attention is merged; for groups "
+                 "over several hosts. `auto`: `ring` when a sequence group spans hosts, or when only it fits into the "
+                 "memory.",
+                 {"auto", "allgather", "ring"}, FIELD(parallel.context)),
       choice_key("parallel.decode", kSpeed,
                  "Decode layout. `sequence`: every rank attends its own kept tokens. `tensor`: heads are re-sharded "
                  "over all ranks after prefill. `auto`: `tensor` when all ranks are on one host, else `sequence`.",

@@ -12,6 +12,7 @@ namespace restkv {
 
 enum class WeightDtype { automatic, f32, bf16 };
 enum class DecodeChoice { automatic, sequence, tensor };
+enum class ContextChoice { automatic, allgather, ring };
 enum class ChatChoice { automatic, none };
 enum class DeviceChoice { automatic, cpu, gpu };
 enum class WeightChoice { file, random };
@@ -38,6 +39,7 @@ struct RunConfig {
     int64_t sequence = 0;  ///< 0: all ranks that `tensor` leaves
     int64_t tensor = 1;
     int64_t threads = 0;  ///< 0: this rank's share of the cores it may use
+    ContextChoice context = ContextChoice::automatic;
     DecodeChoice decode = DecodeChoice::automatic;
     double timeout_s = 600.0;
     double memory_gib = 0.0;  ///< 0: what the host, or the GPU, has available

@@ -9,6 +9,7 @@
 #include "kvcache/policies/policy.h"
 #include "launch/plan/eviction_cost.h"
 #include "launch/results/record.h"
+#include "model/ops/attention_prefill.h"
 #include "model/transformer.h"
 
 namespace restkv {
@@ -19,6 +20,14 @@ constexpr int64_t kF32 = 4;
 ShardPlan shard_of(const PlanInput& input, int rank) {
   int tensor = input.tensor_size();
   return make_shard_plan(input.model, input.sequence_size(), tensor, rank / tensor, rank % tensor, input.decode);
+}
+
+/// Rows of the sequence rank that has most.
+int64_t most_rows(const PlanInput& input) {
+  SequencePartition partition(input.L, input.sequence_size());
+  int64_t most = 0;
+  for (int r = 0; r < input.sequence_size(); ++r) most = std::max(most, partition.local_size(r));
+  return most;
 }
 
 /// Elements times the bytes in which this matrix is held.
@@ -70,7 +79,7 @@ DeviceSizes device_sizes(Device device) {
   int64_t element = size_of(activation_dtype(device));
   std::optional<DType> matrices;
   if (device == Device::gpu) matrices = DType::bf16;
-  return {element, element, matrices, prefill_slice_rows(device)};
+  return {element, size_of(prefill_sum_dtype(device)), element, matrices, prefill_slice_rows(device)};
 }
 
 bool PlanInput::evicts() const { return find_policy(config.cache.policy).evicts && L > config.cache.budget.resolve(L); }
@@ -91,6 +100,7 @@ PlanInput make_plan_input(const Checkpoint& checkpoint, const RunConfig& config,
   input.weights = checkpoint.weights.get();
   input.config = config;
   input.decode = decode;
+  if (config.parallel.context == ContextChoice::ring) input.context = ContextPlan::ring;
   input.L = L;
   input.new_tokens = config.generate.max_new_tokens - 1;
   if (input.model.max_positions > 0)
@@ -118,13 +128,21 @@ MemoryPlan plan_memory(const PlanInput& input, int rank) {
   plan.weights = weight_bytes(input, shard.resident);
   if (input.output_factors) plan.output_factors = m.layers * shard.resident.heads.Hq_lc() * m.d * m.d * kF32;
   plan.layer_kv = 2 * L_lc * kv * size.kv;
-  if (input.sequence_size() > 1) plan.layer_kv += 2 * input.L * kv * size.kv;
+  const bool ring = input.sequence_size() > 1 && input.context == ContextPlan::ring;
+  if (ring)
+    plan.layer_kv += std::min(input.sequence_size() - 1, 2) * 2 * most_rows(input) * kv * size.kv;
+  else if (input.sequence_size() > 1)
+    plan.layer_kv += 2 * input.L * kv * size.kv;
   if (input.evicts() && input.window_queries) plan.layer_kv += input.config.cache.window * q * size.activation;
   plan.cache = cache_bytes(input, shard, L_lc);
   plan.activations = L_lc * (m.hidden * kF32 + q * size.activation + m.d * kF32);  // x, q, the rotations
   plan.activations += slice * (m.hidden + 3 * shard.resident.mlp.size()) * size.activation;
   if (input.tensor_size() > 1 || m.traits.output_norms)
-    plan.activations += slice * m.hidden * kF32;  // a term of a sum over the ranks
+    plan.activations += 2 * slice * m.hidden * size.sum;  // terms of sums over the ranks
+  if (ring) {                                             // attention of all blocks so far in f32, and of one
+    const int64_t heads = shard.resident.heads.Hq_lc(), block = std::min(kAttentionRows, L_lc);
+    plan.activations += L_lc * (q + heads) * kF32 + block * (q * size.activation + heads * kF32);
+  }
   plan.scratch = eviction_scratch_bytes(input, shard, L_lc);
   return plan;
 }

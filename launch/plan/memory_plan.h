@@ -10,12 +10,14 @@
 #include "launch/config/run_config.h"
 #include "model/checkpoint.h"
 #include "model/shard_plan.h"
+#include "model/transformer.h"
 
 namespace restkv {
 
 /// What the plans' formulas take from the device.
 struct DeviceSizes {
   int64_t activation = 4;         ///< bytes of an element of x, q and the MLP's activations
+  int64_t sum = 4;                ///< of a term of the tensor group's sums in prefill
   int64_t kv = 4;                 ///< of K and V, one layer's and the cache's
   std::optional<DType> matrices;  ///< how matrices are held; none: as the configuration says
   int64_t slice_rows = 1024;      ///< rows whose MLP activations exist at once (model/prefill.cc)
@@ -28,9 +30,10 @@ struct PlanInput {
   const WeightSource* weights = nullptr;
   RunConfig config;  ///< its layout resolved
   DecodeMode decode = DecodeMode::tensor;
-  int64_t L = 0;           ///< tokens of the longest prompt
-  int64_t new_tokens = 0;  ///< rows that decoding adds to the cache
-  int64_t batch = 1;       ///< prompts of L tokens that are decoded together
+  ContextPlan context = ContextPlan::allgather;  ///< of parallel.context; for `auto` see context_choice.h
+  int64_t L = 0;                                 ///< tokens of the longest prompt
+  int64_t new_tokens = 0;                        ///< rows that decoding adds to the cache
+  int64_t batch = 1;                             ///< prompts of L tokens that are decoded together
   Device device = Device::cpu;
   bool output_factors = false;  ///< whether the policy needs R_h
   bool window_queries = false;  ///< whether the policy reads the window's queries
@@ -54,7 +57,7 @@ PlanInput make_plan_input(const Checkpoint& checkpoint, const RunConfig& config,
 struct MemoryPlan {
   int64_t weights = 0;
   int64_t output_factors = 0;
-  int64_t layer_kv = 0;     ///< one layer's local and gathered K and V, and the window's queries
+  int64_t layer_kv = 0;     ///< one layer's local K and V, gathered or on their way, and the window's queries
   int64_t cache = 0;        ///< retained rows of all layers and prompts, with room for the new tokens
   int64_t activations = 0;  ///< residual stream, queries, one slice of the MLP
   int64_t scratch = 0;      ///< the eviction of one layer, and its rows on their way to the decoding ranks

@@ -4,6 +4,7 @@
 
 #include "dist/base/error.h"
 #include "launch/bench/point_plan.h"
+#include "launch/plan/context_choice.h"
 #include "launch/plan/memory_plan.h"
 #include "launch/plan/traffic_plan.h"
 #include "launch/prompts/prompts.h"
@@ -24,8 +25,9 @@ void print_head(const PlanInput& input, size_t prompts) {
   fmt::print("plan of {}\n", input.config.file);
   print_row("model", input.config.model.path);
   print_row("device", std::string(name_of(input.device)));
-  print_row("ranks", fmt::format("{} x {} (sequence x tensor), decode {}", p.sequence, p.tensor,
-                                 input.decode == DecodeMode::tensor ? "tensor" : "sequence"));
+  print_row("ranks", fmt::format("{} x {} (sequence x tensor), decode {}{}", p.sequence, p.tensor,
+                                 input.decode == DecodeMode::tensor ? "tensor" : "sequence",
+                                 p.sequence > 1 ? fmt::format(", context {}", name_of(input.context)) : ""));
   print_row("prompts", fmt::format("{}, the longest {} tokens", prompts, input.L));
   if (input.batch > 1) print_row("batch", fmt::format("{} prompts decoded together", input.batch));
   bool pyramid = input.evicts() && deals_to_layers(input.config.cache.allocation);
@@ -81,8 +83,10 @@ void plan_sweep(const RunConfig& config, Checkpoint checkpoint, DecodeMode decod
         RunConfig point = point_config(config, layout, group);
         check_layout(checkpoint.config, point, decode);
         PlanInput input = point_input(checkpoint, point, group, batch, decode, device);
+        const int sharing = device == Device::gpu ? 1 : input.ranks();
+        input.context = choose_context(input, /*one_host=*/true, sharing, available);
         MemoryPlan plan = plan_memory(input);
-        std::string refusal = refusal_of(input, plan, device == Device::gpu ? 1 : input.ranks(), available);
+        std::string refusal = refusal_of(input, plan, sharing, available);
         fmt::print("{:>7} {:<14} {:>7} {:>8} {:>5} {:>10} {:>10} {:>10} {:>11} {:>10} {:>10}{}{}\n",
                    fmt::format("{}x{}", layout.sequence, layout.tensor), group.cache.policy, input.kept(), input.L,
                    batch, format_bytes(plan.weights + plan.output_factors), format_bytes(plan.cache),
@@ -108,8 +112,9 @@ void plan_command(const std::string& config_path, const std::vector<std::string>
 
   PlanInput input = make_plan_input(checkpoint, config, decode, longest, device);
   input.batch = std::min(config.generate.batch, static_cast<int64_t>(requests.size()));
-  MemoryPlan plan = plan_memory(input);
   int sharing = device == Device::gpu ? 1 : input.ranks();
+  input.context = choose_context(input, /*one_host=*/true, sharing, available);
+  MemoryPlan plan = plan_memory(input);
   print_head(input, requests.size());
   print_memory(plan, sharing, available);
   print_traffic(plan_traffic(input));

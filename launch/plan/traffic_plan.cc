@@ -16,7 +16,7 @@ int64_t layer_sums(const PlanInput& input, int64_t L_lc) {
   int64_t sent = 0;
   const DeviceSizes size = device_sizes(input.device);
   for (int64_t first = 0; first < L_lc; first += size.slice_rows) {
-    int64_t bytes = std::min(size.slice_rows, L_lc - first) * input.model.hidden * size.activation;
+    int64_t bytes = std::min(size.slice_rows, L_lc - first) * input.model.hidden * size.sum;
     sent += 2 * n * collective::sent_by_all_reduce(n, bytes);  // output projection and MLP
   }
   return sent;
@@ -28,11 +28,14 @@ int64_t prefill_bytes(const PlanInput& input) {
   SequencePartition partition(input.L, sequence);
   int64_t per_layer = 0;
   for (int s = 0; s < sequence; ++s) per_layer += layer_sums(input, partition.local_size(s));
-  for (int t = 0; t < tensor; ++t) {
+  for (int t = 0; t < tensor; ++t) {  // the ring moves as much as the all-gather
     int64_t kv = split_heads(m.Hq, m.Hkv, tensor, t).kv.size() * m.d;
     per_layer += 2 * collective::sent_by_all_gather(sequence, input.L * kv * device_sizes(input.device).kv);
   }
-  return m.layers * per_layer;
+  int64_t embedding = 0;
+  for (int s = 0; s < sequence; ++s)
+    embedding += tensor * collective::sent_by_all_reduce(tensor, partition.local_size(s) * m.hidden * kF32);
+  return embedding + m.layers * per_layer;
 }
 
 int64_t decode_bytes(const PlanInput& input) {

@@ -10,7 +10,7 @@ namespace restkv {
 
 /// Bytes that all ranks together send.
 struct TrafficPlan {
-  int64_t prefill = 0;           ///< K/V gather and tensor-parallel sums
+  int64_t prefill = 0;           ///< K/V exchange and tensor-parallel sums
   int64_t evict = 0;             ///< the decision
   int64_t reshard = 0;           ///< kept rows on their way to the ranks that decode them
   int64_t decode_per_token = 0;  ///< one decode step

@@ -95,15 +95,21 @@ void Runner::start_context() {
 }
 
 void Runner::check_memory() {
+  PlanInput input;
+  run_together(grid_->control(),
+               [&] { input = make_plan_input(checkpoint_, config_, decode_, longest_, ctx_->device()); });
+  input.batch = std::min(config_.generate.batch, pending_);
+  const int64_t available = memory_limit(config_, available_on(*ctx_));
+  context_ = agree_on_context(grid_->control(), input, mpi_.local_size() == mpi_.size(), ranks_sharing(*ctx_, mpi_),
+                              available);
   run_together(grid_->control(), [&] {
-    PlanInput input = make_plan_input(checkpoint_, config_, decode_, longest_, ctx_->device());
-    input.batch = std::min(config_.generate.batch, pending_);
+    input.context = context_;
     MemoryPlan plan = plan_memory(input);
     planned_bytes_ = plan.total();
-    int64_t available = memory_limit(config_, available_on(*ctx_));
     log_.info("{} x {} ranks (sequence x tensor), {} threads each; {} request{}, longest prompt {} tokens",
               config_.parallel.sequence, config_.parallel.tensor, ctx_->threads(), pending_, pending_ == 1 ? "" : "s",
               longest_);
+    if (input.sequence_size() > 1) log_.info("keys and values go by {}", name_of(context_));
     log_.info("memory plan: {}", describe(plan, ranks_sharing(*ctx_, mpi_), available));
     require_fit(input, plan, ranks_sharing(*ctx_, mpi_), available);
   });
@@ -116,6 +122,7 @@ void Runner::load_model() {
     Stopwatch watch;
     TransformerOptions options;
     options.decode = decode_;
+    options.context = context_;
     options.weight_dtype = weight_dtype(config_.model.dtype);
     model_ = std::make_unique<Transformer>(*ctx_, *grid_, checkpoint_.config, *checkpoint_.weights, config_.cache,
                                            options, [&](int64_t done, int64_t total) { bar.update(done, total); });

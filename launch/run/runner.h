@@ -9,6 +9,7 @@
 #include "dist/comm/mpi_runtime.h"
 #include "dist/comm/process_grid.h"
 #include "launch/config/run_config.h"
+#include "launch/plan/context_choice.h"
 #include "launch/plan/memory_plan.h"
 #include "launch/prompts/prompts.h"
 #include "launch/results/record.h"
@@ -47,6 +48,7 @@ class Runner {
   Log log_;
   RunConfig config_;
   DecodeMode decode_ = DecodeMode::tensor;
+  ContextPlan context_ = ContextPlan::allgather;
   bool progress_ = false;
   std::unique_ptr<Communicator> control_;  // until the grid takes it
   Checkpoint checkpoint_;

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "dist/base/error.h"
+#include "launch/plan/context_choice.h"
 #include "launch/plan/memory_plan.h"
 #include "launch/plan/traffic_plan.h"
 #include "tests/launch/subprocess.h"
@@ -80,6 +81,9 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"sequence3", 3, 1, {"cache.budget=200", "parallel.decode=sequence"}},
         Case{"tensor2", 1, 2, {"cache.budget=20%"}}, Case{"both", 2, 2, {"cache.budget=20%"}},
         Case{"before", 2, 1, {"cache.budget=20%", "cache.mode=before", "cache.pooling=average"}},
+        Case{"ring2", 2, 1, {"cache.budget=20%", "parallel.context=ring"}},
+        Case{"ring3", 3, 1, {"cache.policy=full", "parallel.context=ring", "parallel.decode=sequence"}},
+        Case{"ring_both", 2, 2, {"cache.budget=20%", "parallel.context=ring"}},
         Case{"query_head", 2, 1, {"cache.budget=20%", "cache.granularity=query_head"}},
         Case{"full2", 2, 1, {"cache.policy=full"}},
         Case{"pyramid", 1, 1, {"cache.budget=20%", "cache.allocation=pyramid"}},
@@ -120,6 +124,38 @@ TEST(Plan, RefusalNamesWhatFits) {
   text = testing::message_of<InputError>([&] { require_fit(input, plan_memory(input), 1, total - total / 30); });
   EXPECT_NE(text.find("model.dtype: bf16"), std::string::npos) << text;
   EXPECT_THROW(require_fit(input, plan_memory(input), 2, total * 3 / 2), InputError);  // two such ranks
+}
+
+TEST(Plan, ContextByHostsAndMemory) {
+  TinyModel model;
+  std::string path = model.config(1, 100);
+  auto input_of = [&](int sequence, const std::string& set) {
+    return input_for(model, path, {"", sequence, 1, {"cache.policy=full", set}}, 3000);
+  };
+  const int64_t plenty = int64_t{1} << 40;
+  for (const char* name : {"allgather", "ring"}) {
+    PlanInput input = input_of(2, fmt::format("parallel.context={}", name));
+    EXPECT_EQ(name_of(choose_context(input, false, 1, 1)), name);
+    EXPECT_EQ(name_of(choose_context(input, true, 1, plenty)), name);
+  }
+  PlanInput automatic = input_of(2, "parallel.context=auto");
+  EXPECT_EQ(choose_context(automatic, true, 2, plenty), ContextPlan::allgather);
+  EXPECT_EQ(choose_context(automatic, true, 2, 0), ContextPlan::allgather);
+  EXPECT_EQ(choose_context(automatic, false, 2, plenty), ContextPlan::ring);
+  EXPECT_EQ(choose_context(input_of(1, "parallel.context=auto"), false, 2, plenty), ContextPlan::allgather);
+  automatic.model.traits.sliding_window = 1000;  // the ring has no such mask
+  EXPECT_EQ(choose_context(automatic, false, 2, plenty), ContextPlan::allgather);
+  automatic.model.traits.sliding_window = 5000;
+  EXPECT_EQ(choose_context(automatic, false, 2, plenty), ContextPlan::ring);
+
+  // On many ranks a gathered layer is larger than what the ring holds; memory between the two leaves the ring alone.
+  PlanInput many = input_of(16, "parallel.context=auto"), with_ring = many;
+  with_ring.context = ContextPlan::ring;
+  const int64_t gathered = plan_memory(many).total(), ring = plan_memory(with_ring).total();
+  ASSERT_LT(ring, gathered);
+  EXPECT_EQ(choose_context(many, true, 1, gathered), ContextPlan::allgather);
+  EXPECT_EQ(choose_context(many, true, 1, gathered - 1), ContextPlan::ring);
+  EXPECT_EQ(choose_context(many, true, 1, ring - 1), ContextPlan::allgather);  // neither fits: the refusal says so
 }
 
 TEST(Plan, MemoryLimit) {
