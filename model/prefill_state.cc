@@ -67,7 +67,9 @@ void Transformer::PrefillState::allocate_context(const Transformer& model) {
   }
   if (model.context_ == ContextPlan::allgather) {
     k_all = ctx.empty(k.dtype(), {partition.length(), k.size(1)});
-    v_all = ctx.empty(k.dtype(), {partition.length(), k.size(1)});
+    // The lower chunks are attended before the upper ones are here. No kernel visits keys that all its rows are masked
+    // from, but a tile of keys that reached over a chunk's edge would take 0 times what lies there: no NaN may.
+    v_all = ctx.zeros(k.dtype(), {partition.length(), k.size(1)});
     return;
   }
   int64_t most = 0;

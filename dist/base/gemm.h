@@ -39,7 +39,8 @@ inline constexpr int64_t kGemmTileRows = 128;
 /// For many rows (prefill). The bits of row i of y depend on row i of x, on w, and on i modulo kGemmTileRows, but
 /// neither on the other rows nor on their number or the number of threads: tiles are always full (padded), and BLAS
 /// kernels round by the place in a tile. Batches that start at multiples of kGemmTileRows of the prompt, as chunks of
-/// SequencePartition and their slices do, therefore give the same bits on every layout.
+/// SequencePartition and their slices do, therefore give the same bits on every layout. On GPUs: of kGemmTileRows rows
+/// or more, with one algorithm for all numbers of rows up to 4096, and one for each number beyond.
 void gemm(Context& ctx, const MatrixView& x, const MatrixView& w, const MatrixView& y, bool accumulate = false);
 
 /// The same product for few rows (decode): reads w once, bound by memory bandwidth. Each element of y depends on its

@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <utility>
+
 #include "dist/base/gemm_gpu.h"
 #include "dist/base/gpu_handles.h"
 
@@ -27,6 +30,14 @@ struct Plan {
   }
 };
 
+// Rows that the algorithm is chosen for. From a tile on it is one for every number of rows up to a full slice of the
+// prefill: other algorithms may sum in another order, and how many rows the last slice of a chunk has depends on the
+// layout, on which a row's bits must not.
+int64_t rows_to_choose_for(int64_t rows) {
+  constexpr int64_t kFullSlice = 4096;
+  return rows < kGemmTileRows ? rows : std::max(rows, kFullSlice);
+}
+
 // cuBLASLt thinks in columns: our row-major y [m, n] is its y^T [n, m], so y^T = w x^T with w and x as they lie.
 std::shared_ptr<Plan> make_plan(const Context& ctx, const MatrixView& x, const MatrixView& w, const MatrixView& y) {
   auto plan = std::make_shared<Plan>();
@@ -38,9 +49,13 @@ std::shared_ptr<Plan> make_plan(const Context& ctx, const MatrixView& x, const M
     RESTKV_CUBLAS_CHECK(cublasLtMatrixLayoutCreate(out, cuda_type(m.dtype), static_cast<uint64_t>(m.cols),
                                                    static_cast<uint64_t>(m.rows), m.ld));
   };
+  auto describe_rows = [&](int64_t rows) {
+    for (cublasLtMatrixLayout_t* old : {&plan->x, &plan->y})
+      if (*old != nullptr) cublasLtMatrixLayoutDestroy(std::exchange(*old, nullptr));
+    layout(&plan->x, {x.data, x.dtype, rows, x.cols, x.ld});
+    layout(&plan->y, {y.data, y.dtype, rows, y.cols, y.ld});
+  };
   layout(&plan->w, w);
-  layout(&plan->x, x);
-  layout(&plan->y, y);
 
   size_t workspace_bytes = 0;
   blas_workspace_of(ctx, &workspace_bytes);
@@ -48,10 +63,23 @@ std::shared_ptr<Plan> make_plan(const Context& ctx, const MatrixView& x, const M
   RESTKV_CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(&preference));
   RESTKV_CUBLAS_CHECK(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                            &workspace_bytes, sizeof(workspace_bytes)));
-  cublasLtMatmulHeuristicResult_t found{};
+  cublasLtMatmulHeuristicResult_t found{}, checked{};
   int count = 0;
-  cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(cublaslt_of(ctx), plan->operation, plan->w, plan->x, plan->y,
-                                                         plan->y, preference, 1, &found, &count);
+  auto choose = [&](int64_t rows) {
+    describe_rows(rows);
+    return cublasLtMatmulAlgoGetHeuristic(cublaslt_of(ctx), plan->operation, plan->w, plan->x, plan->y, plan->y,
+                                          preference, 1, &found, &count);
+  };
+  const int64_t chosen_for = rows_to_choose_for(x.rows);
+  cublasStatus_t status = choose(chosen_for);
+  if (chosen_for != x.rows) {
+    describe_rows(x.rows);
+    const bool fits = status == CUBLAS_STATUS_SUCCESS && count > 0 &&
+                      cublasLtMatmulAlgoCheck(cublaslt_of(ctx), plan->operation, plan->w, plan->x, plan->y, plan->y,
+                                              &found.algo, &checked) == CUBLAS_STATUS_SUCCESS &&
+                      checked.workspaceSize <= workspace_bytes;
+    if (!fits) status = choose(x.rows);
+  }
   cublasLtMatmulPreferenceDestroy(preference);
   if (status != CUBLAS_STATUS_SUCCESS || count == 0)
     fail_runtime("cuBLASLt has no algorithm for {} [{}, {}] x {} [{}, {}]: {}", name_of(x.dtype), x.rows, x.cols,

@@ -9,6 +9,7 @@
 #include "model/ops/add.h"
 #include "model/ops/attention_prefill.h"
 #include "model/ops/embedding.h"
+#include "model/ops/merge_attention.h"
 #include "model/ops/rms_norm.h"
 #include "model/ops/rope.h"
 #include "model/ops/swiglu.h"
@@ -172,6 +173,139 @@ TEST_P(AttentionGpu, PrefillAttention) { compare(GetParam()); }
 TEST_F(AttentionBase, ManyShapesOnOneContext) {
   for (int64_t n : {64, 700, 65, 2000, 64})
     for (int64_t first : {0, 256}) compare({first, n, 4, 2, 128});
+}
+
+// Blocks of a ring: rows over keys that all of them see, and the log-sum-exp with which blocks are merged.
+TEST_F(AttentionBase, LogSumExpAndKeysSeenByAll) {
+  for (auto [n, keys, first, Hq, Hkv, d] :
+       {std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t>{300, 300, 0, 4, 2, 128},
+        {300, 1000, 512, 6, 2, 64},
+        {384, 1000, 1000, 8, 2, 128},
+        {1000, 128, 128, 4, 4, 64},
+        {77, 2048, 5000, 3, 1, 128},
+        {9000, 640, 640, 2, 1, 64}}) {
+    SCOPED_TRACE(fmt::format("{} rows from {}, {} keys, {}/{} heads of {}", n, first, keys, Hq, Hkv, d));
+    const int64_t ld = n + 8;
+    Both q = random(n, Hq * d, 30, 1.5f), k = random(keys, Hkv * d, 31), v = random(keys, Hkv * d, 32);
+    Both out = output(n, Hq * d);
+    HeadLayout heads{Hq, Hkv, d, {{0, Hq}, {0, Hkv}}};
+    std::vector<int64_t> offsets, lengths(static_cast<size_t>(Hkv), keys);
+    for (int64_t g = 0; g < Hkv; ++g) offsets.push_back(g * d);
+    const double scale = 1.0 / std::sqrt(static_cast<double>(d));
+    KvView on_cpu{k.cpu.data(), v.cpu.data(), DType::f32, Hkv, d, Hkv * d, offsets.data(), lengths.data()};
+    KvView on_gpu{k.gpu.raw(), v.gpu.raw(), DType::bf16, Hkv, d, Hkv * d, offsets.data(), lengths.data()};
+    std::vector<float> want(static_cast<size_t>(Hq * ld), NAN);
+    Tensor lse = gpu->to_device(want.data(), DType::f32, {Hq, ld});
+    attention_prefill(cpu, {q.on_cpu(), out.on_cpu(), first, scale, 0, 0.0, want.data(), ld}, on_cpu, heads);
+    attention_prefill(*gpu, {q.on_gpu(), out.on_gpu(), first, scale, 0, 0.0, lse.data<float>(), ld}, on_gpu, heads);
+    expect_close(out, testing::kOpBf16);
+    const std::vector<float> got = gpu->to_host<float>(lse);
+    for (int64_t h = 0; h < Hq; ++h)
+      for (int64_t i = 0; i < ld; ++i) {
+        if (i >= n) {
+          ASSERT_TRUE(std::isnan(got[h * ld + i])) << "written behind the rows of head " << h;
+        } else {
+          ASSERT_NEAR(got[h * ld + i], want[h * ld + i], testing::kLogSumExp) << "head " << h << ", row " << i;
+        }
+      }
+  }
+}
+
+TEST_F(AttentionBase, MergedParts) {
+  const int64_t n = 700, heads = 6, d = 64, width = heads * d, ld = n + 4;
+  Both part = random(n, width, 40);
+  std::mt19937 rng(41);
+  std::normal_distribution<float> normal(0.0f, 3.0f);
+  std::vector<float> total(static_cast<size_t>(n * width)), total_lse(static_cast<size_t>(heads * ld)),
+      part_lse(total_lse.size());
+  for (float& x : total) x = normal(rng);
+  for (float& x : total_lse) x = normal(rng);
+  for (size_t i = 0; i < part_lse.size(); ++i) part_lse[i] = i % 5 == 0 ? -INFINITY : normal(rng);
+  for (size_t i = 0; i < total_lse.size(); i += 7) total_lse[i] = -INFINITY;
+  for (bool is_empty : {true, false})
+    for (bool last : {false, true}) {
+      Both result = output(n, width);
+      std::vector<float> cpu_total = total, cpu_lse = total_lse;
+      Tensor gpu_total = gpu->to_device(total.data(), DType::f32, {n, width});
+      Tensor gpu_lse = gpu->to_device(total_lse.data(), DType::f32, {heads, ld});
+      Tensor gpu_part_lse = gpu->to_device(part_lse.data(), DType::f32, {heads, ld});
+      merge_attention(cpu, {part.on_cpu(), part_lse.data(), ld},
+                      {MatrixView(cpu_total.data(), n, width), cpu_lse.data(), ld, is_empty}, d,
+                      last ? result.on_cpu() : MatrixView());
+      merge_attention(*gpu, {part.on_gpu(), gpu_part_lse.data<float>(), ld},
+                      {MatrixView(gpu_total), gpu_lse.data<float>(), ld, is_empty}, d,
+                      last ? result.on_gpu() : MatrixView());
+      if (last) expect_close(result, testing::kOpBf16);
+      const auto got = gpu->to_host<float>(gpu_total), lse = gpu->to_host<float>(gpu_lse);
+      for (size_t i = 0; i < got.size(); ++i)
+        ASSERT_NEAR(got[i], cpu_total[i], 1e-5f * (1.0f + std::abs(cpu_total[i]))) << "element " << i;
+      for (size_t i = 0; i < lse.size(); ++i) {
+        if (std::isinf(cpu_lse[i])) {
+          ASSERT_EQ(lse[i], cpu_lse[i]) << "log-sum-exp " << i;
+        } else {
+          ASSERT_NEAR(lse[i], cpu_lse[i], 1e-5f) << "log-sum-exp " << i;
+        }
+      }
+    }
+}
+
+// What makes whole prefills equal on every sequence layout: a row's bits depend neither on the rows it is computed with
+// nor on where a chunk begins.
+TEST_F(AttentionBase, RowsAreTheSameBitsInAnyChunk) {
+  const int64_t L = 20096, Hq = 4, Hkv = 2, d = 128;  // no chunk below ends with fewer rows than a tile
+  Both q = random(L, Hq * d, 50, 1.5f), k = random(L, Hkv * d, 51), v = random(L, Hkv * d, 52);
+  HeadLayout heads{Hq, Hkv, d, {{0, Hq}, {0, Hkv}}};
+  std::vector<int64_t> offsets = {0, d}, lengths = {L, L};
+  KvView kv{k.gpu.raw(), v.gpu.raw(), DType::bf16, Hkv, d, Hkv * d, offsets.data(), lengths.data()};
+  const double scale = 1.0 / std::sqrt(static_cast<double>(d));
+  Tensor whole = gpu->empty(DType::bf16, {L, Hq * d}), part = gpu->empty(DType::bf16, {L, Hq * d});
+  attention_prefill(*gpu, {q.on_gpu(), MatrixView(whole), 0, scale}, kv, heads);
+  const auto want = gpu->to_host<bf16>(whole);
+  for (int64_t chunk : {128, 1024, 3200, 5120, 9984}) {
+    for (int64_t first = 0; first < L; first += chunk) {
+      const int64_t n = std::min(chunk, L - first);
+      attention_prefill(
+          *gpu, {q.on_gpu().block(first, n, 0, Hq * d), MatrixView(part).block(first, n, 0, Hq * d), first, scale}, kv,
+          heads);
+    }
+    const auto got = gpu->to_host<bf16>(part);
+    int64_t other = 0, where = -1;
+    for (int64_t i = 0; i < L; ++i)
+      if (std::memcmp(&got[i * Hq * d], &want[i * Hq * d], static_cast<size_t>(Hq * d) * sizeof(bf16)) != 0) {
+        if (where < 0) where = i;
+        ++other;
+      }
+    EXPECT_EQ(other, 0) << "chunks of " << chunk << ": " << other << " rows with other bits, the first is " << where;
+  }
+}
+
+TEST_F(OpsGpu, GemmRowsAreTheSameBitsInAnySlice) {
+  const int64_t L = 4096;
+  for (auto [N, K] : {std::pair<int64_t, int64_t>{1024, 4096}, {4096, 4096}, {704, 256}, {256, 704}})
+    for (DType dtype : {DType::bf16, DType::f32}) {
+      Both x = random(L, K, 60), w = random(N, K, 61, 0.1f);
+      Tensor whole = gpu->zeros(dtype, {L, N}), part = gpu->zeros(dtype, {L, N});
+      const int64_t row_bytes = N * size_of(dtype);
+      gemm(*gpu, x.on_gpu(), w.on_gpu(), MatrixView(whole));
+      std::vector<char> want(static_cast<size_t>(whole.bytes())), got(want.size());
+      gpu->to_host(whole.raw(), want.data(), whole.bytes());
+      for (int64_t slice : {128, 640, 1920, 3000}) {
+        for (int64_t first = 0; first < L; first += slice) {
+          const int64_t n = std::min(slice, L - first);
+          if (n < kGemmTileRows) continue;  // promised from a tile on
+          gemm(*gpu, x.on_gpu().block(first, n, 0, K), w.on_gpu(), MatrixView(part).block(first, n, 0, N));
+        }
+        gpu->to_host(part.raw(), got.data(), part.bytes());
+        int64_t other = 0, where = -1, compared = L / slice * slice + (L % slice >= kGemmTileRows ? L % slice : 0);
+        for (int64_t i = 0; i < compared; ++i)
+          if (std::memcmp(&got[i * row_bytes], &want[i * row_bytes], static_cast<size_t>(row_bytes)) != 0) {
+            if (where < 0) where = i;
+            ++other;
+          }
+        EXPECT_EQ(other, 0) << "[" << L << ", " << K << "] x [" << N << "] into " << name_of(dtype) << ", slices of "
+                            << slice << ": " << other << " rows with other bits, the first is " << where;
+      }
+    }
 }
 
 // Where offsets pass 32 bits: the first and the last rows of a long prompt against the CPU twin, which computes those

@@ -8,10 +8,10 @@
 
 #include "dist/base/error.h"
 #include "dist/base/mix.h"
-#include "dist/comm/collective.h"
 #include "model/families/family.h"
 #include "model/ring_schedule.h"
 #include "model/weights/random_source.h"
+#include "tests/model/exchange_formula.h"
 #include "tests/model/run_model.h"
 #include "tests/tolerances.h"
 
@@ -174,20 +174,6 @@ TEST(Transformer, ContextPlansAgree) {
   }
 }
 
-// The formula of model/README.md.
-int64_t exchange_bytes(const ProcessGrid& grid, const ModelConfig& config, int64_t L, ContextPlan plan) {
-  SequencePartition partition(L, grid.sequence_size());
-  const int n = grid.sequence_size(), tensor = grid.tensor_size(), rank = grid.sequence_rank();
-  const int64_t L_lc = partition.local_size(rank), slice = prefill_slice_rows(Device::cpu);
-  int64_t sums = 0;
-  for (int64_t first = 0; first < L_lc; first += slice)
-    sums += 2 * collective::sent_by_all_reduce(tensor, std::min(slice, L_lc - first) * config.hidden * 4);
-  const int64_t row = 2 * split_heads(config.Hq, config.Hkv, tensor, grid.tensor_rank()).kv.size() * config.d * 4;
-  int64_t rows = (n - 1) * L_lc;
-  if (plan == ContextPlan::ring) rows = n == 1 ? 0 : L - partition.local_size((rank + 1) % n);
-  return collective::sent_by_all_reduce(tensor, L_lc * config.hidden * 4) + config.layers * (sums + rows * row);
-}
-
 TEST(Transformer, ExchangedBytesFollowTheFormula) {
   ModelConfig config = tiny_config(12, 4);
   auto prompt = random_prompt(1290, config.vocab);
@@ -197,7 +183,8 @@ TEST(Transformer, ExchangedBytesFollowTheFormula) {
       SCOPED_TRACE(fmt::format("layout {}x{}, {}", sequence_size, tensor_size, name_of(plan)));
       ProcessGrid grid = testing::make_grid(sequence_size, tensor_size);
       Outcome got = run(grid, config, restkv_cache(64, Granularity::kv_head), DecodeMode::sequence, prompt, 1, plan);
-      EXPECT_EQ(got.report.exchange_bytes, exchange_bytes(grid, config, 1290, plan));
+      EXPECT_EQ(got.report.exchange_bytes,
+                testing::exchange_bytes_by_formula(grid, config, 1290, plan, Device::cpu, DType::f32));
     }
 }
 
