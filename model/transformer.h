@@ -29,11 +29,11 @@ std::string_view name_of(ContextPlan plan);
 
 struct TransformerOptions {
   DecodeMode decode = DecodeMode::tensor;
-  std::optional<DType> weight_dtype;  ///< f32 or bf16; by default each matrix as it loses nothing
-  bool peer_memory = true;            ///< GPU ranks decode over mapped memory where they can (decode_groups.h)
+  std::optional<DType> weight_dtype = std::nullopt;  ///< f32 or bf16; by default each matrix as it loses nothing
+  bool peer_memory = true;  ///< GPU ranks decode over mapped memory where they can (decode_groups.h)
   ContextPlan context = ContextPlan::allgather;
-  std::optional<DType> sum_dtype =
-      std::nullopt;  ///< of the tensor group's sums in prefill; by default prefill_sum_dtype()
+  /// Of the tensor group's sums in prefill; by default prefill_sum_dtype().
+  std::optional<DType> sum_dtype = std::nullopt;
 };
 
 struct PrefillOptions {

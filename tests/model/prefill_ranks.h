@@ -83,7 +83,7 @@ inline PrefillOutcome run_prefill(PrefillRank& rank, const PrefillSetting& s) {
   const Device device = rank.ctx.device();
   // A large gain keeps attention from being flat, so that what is evicted matters.
   Transformer model(rank.ctx, *grid, s.config, RandomSource(s.config, 17, 1.5), s.cache,
-                    {s.mode, {}, s.plan, s.sum_dtype});
+                    {.decode = s.mode, .context = s.plan, .sum_dtype = s.sum_dtype});
   const auto tokens = prefill_prompt(s.L, s.config.vocab);
   PrefillOutcome outcome;
   PrefillOptions options;
@@ -164,7 +164,7 @@ inline void expect_golden_logits(PrefillRank& rank, int sequence, int tensor, Co
     CacheConfig cache;
     cache.policy = "full";
     Transformer model(rank.ctx, *grid, checkpoint.config, *checkpoint.weights, cache,
-                      {DecodeMode::sequence, {}, plan, sum_dtype});
+                      {.decode = DecodeMode::sequence, .context = plan, .sum_dtype = sum_dtype});
     const int64_t vocab = model.config().vocab;
     double sum = 0.0, worst = 0.0;
     int count = 0;

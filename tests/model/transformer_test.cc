@@ -87,7 +87,7 @@ Outcome run(const ProcessGrid& grid, const ModelConfig& config, const CacheConfi
   Context ctx({Device::cpu, 1});
   // A large gain keeps attention from being flat, so that what is evicted matters.
   RandomSource source(config, 17, 3.0);
-  Transformer model(ctx, grid, config, source, cache, {mode, {}, plan});
+  Transformer model(ctx, grid, config, source, cache, {.decode = mode, .context = plan});
   PrefillOptions options;
   options.max_new_tokens = steps;
   Sequence sequence = model.prefill(prompt, options);
