@@ -17,11 +17,6 @@ __device__ T folded(T into, T from, ReduceOp op) {
   return from < into || from != from ? from : into;
 }
 
-// As collective::fold() sums bf16: rounded at every addition.
-__device__ __nv_bfloat16 folded(__nv_bfloat16 into, __nv_bfloat16 from, ReduceOp) {
-  return __float2bfloat16_rn(__bfloat162float(into) + __bfloat162float(from));
-}
-
 template <class T>
 __global__ void fold_kernel(T* into, const T* from, int64_t count, ReduceOp op) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
@@ -57,9 +52,6 @@ class GpuDevice final : public LoopbackDevice {
     switch (dtype) {
       case DType::bf16: return fold_bf16_sum(into, from, count);
       case DType::f32: return fold_as<float>(into, from, count, op);
-      case DType::bf16:
-        RESTKV_CHECK(op == ReduceOp::sum, "no reduction of bf16 but the sum");
-        return fold_as<__nv_bfloat16>(into, from, count, op);
       case DType::f64: return fold_as<double>(into, from, count, op);
       case DType::i32: return fold_as<int32_t>(into, from, count, op);
       case DType::i64: return fold_as<int64_t>(into, from, count, op);
