@@ -29,7 +29,7 @@ std::string_view name_of(ContextPlan plan);
 
 struct TransformerOptions {
   DecodeMode decode = DecodeMode::tensor;
-  std::optional<DType> weight_dtype;  ///< f32 or bf16; by default each matrix as it loses nothing
+  std::optional<DType> weight_dtype = std::nullopt;  ///< f32 or bf16; by default each matrix as it loses nothing
   ContextPlan context = ContextPlan::allgather;
   /// Of the tensor group's sums in prefill; by default prefill_sum_dtype().
   std::optional<DType> sum_dtype = std::nullopt;

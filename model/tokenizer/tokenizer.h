@@ -35,7 +35,8 @@ class Tokenizer {
   virtual int32_t bos() const = 0;
   virtual int32_t eos() const = 0;
   /// Whether encode's callers put bos before a raw prompt that does not begin with it, and eos after one that does not
-  /// end with it: the model's own tokenizer says so, and chat models say no to eos. Texts of chat templates get neither.
+  /// end with it: the model's own tokenizer says so, and chat models say no to eos. Texts of chat templates get
+  /// neither.
   virtual bool add_bos() const = 0;
   virtual bool add_eos() const { return false; }
   /// Template variables: text of the bos and eos tokens (may be empty).
