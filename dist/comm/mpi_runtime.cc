@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -94,6 +95,24 @@ std::unique_ptr<Communicator> MpiRuntime::world(double timeout_s, bool check_cal
   }
   auto world = make_mpi_communicator(options);
   return check_calls ? make_checked_communicator(std::move(world)) : std::move(world);
+}
+
+void MpiRuntime::meet(bool worked, double timeout_s) {
+  std::unique_ptr<Watchdog> watchdog;
+  if (worked && timeout_s > 0.0)
+    watchdog = std::make_unique<Watchdog>(timeout_s, rank_, [](const std::string&) { end_all_ranks(1); });
+  auto scope =
+      watchdog ? watchdog->enter("meeting of the working and the idle ranks", "all ranks", 0) : Watchdog::Scope();
+  MPI_Request request = MPI_REQUEST_NULL;
+  RESTKV_MPI_CHECK(MPI_Ibarrier(MPI_COMM_WORLD, &request));
+  // Short at first, so that ranks that come together lose no time.
+  auto nap = std::chrono::microseconds(50);
+  for (int met = 0; true;) {
+    RESTKV_MPI_CHECK(MPI_Test(&request, &met, MPI_STATUS_IGNORE));
+    if (met) return;
+    std::this_thread::sleep_for(nap);
+    nap = std::min(2 * nap, std::chrono::microseconds(10000));
+  }
 }
 
 void MpiRuntime::abort(const std::string& text, int exit_code) {

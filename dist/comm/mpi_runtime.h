@@ -32,6 +32,12 @@ class MpiRuntime {
   /// With `check_calls` the ranks compare their calls first (checked_communicator.h). Collective.
   std::unique_ptr<Communicator> world(double timeout_s, bool check_calls = false);
 
+  /// Ends when all ranks of the run have called it, whatever groups they work in. A rank that was left out of the work
+  /// since the last time waits as long as that takes, asleep (a blocking MPI call would spin on a core that a working
+  /// rank needs): the working ranks' own calls have deadlines, and they end all ranks. A working rank has `timeout_s`
+  /// seconds (0: no deadline). Collective over all ranks.
+  void meet(bool worked, double timeout_s);
+
   /// Prints "rank R, what it is doing: text" once to standard error and ends all ranks with `exit_code` (0 becomes 1).
   /// Does not return. Rank 0 goes first: of an error that all ranks find alike (a bad configuration) the user sees one
   /// line.

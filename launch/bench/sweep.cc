@@ -26,9 +26,10 @@ BenchLayout parse_layout(const std::string& text, const std::string& file) {
 
 void check_ranks(const BenchLayout& layout, int64_t world_size, const std::string& file) {
   int64_t ranks = layout.sequence * layout.tensor;
-  if (world_size > 0 && ranks != world_size)
+  if (world_size > 0 && ranks > world_size)
     fail_input(
-        "{}: bench.layouts: {}x{} is {} ranks, but the run has {}; expected mpirun -np {}, or layouts of {} ranks only",
+        "{}: bench.layouts: {}x{} is {} ranks, but the run has {}; expected mpirun -np {}, or layouts of at most {} "
+        "ranks",
         file, layout.sequence, layout.tensor, ranks, world_size, ranks, world_size);
 }
 

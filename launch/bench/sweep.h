@@ -19,11 +19,12 @@ struct BenchGroup {
 /// Groups that share their weights.
 struct BenchLayout {
   int64_t sequence = 1, tensor = 1;
+  int64_t ranks() const { return sequence * tensor; }
   std::vector<BenchGroup> groups;  ///< by policy, budget, then context, as the configuration lists them
 };
 
 /// The layouts of bench.layouts, or the one of `parallel`. Throws InputError for a text that is none, and with
-/// `world_size` above 0 for one of another number of ranks.
+/// `world_size` above 0 for one of more ranks.
 std::vector<BenchLayout> make_sweep(const RunConfig& config, int64_t world_size);
 
 /// `cache` under one of bench.policies. One `pooling` cannot serve all policies: one that does not have it takes the

@@ -203,7 +203,8 @@ std::vector<KeySpec> bench_keys() {
       integers_key("bench.batch", "prompts", kNeither, "Prompts that are decoded together.", 1, 65536,
                    FIELD(bench.batch)),
       texts_key("bench.layouts", kNeither,
-                "Layouts, sequence x tensor: `2x1`. Each has to fit the number of ranks. Empty: the one of `parallel`.",
+                "Layouts, sequence x tensor: `2x1`. One of fewer ranks than the run runs on the first of them, the others wait. "
+                "Empty: the one of `parallel`.",
                 FIELD(bench.layouts)),
       choice_key("bench.prompt", kNeither, "What the prompts are: `random` tokens.", {"random"}, FIELD(bench.prompt)),
       unsigned_key("bench.seed", kNeither, "Seed of the prompts.", FIELD(bench.seed)),
