@@ -55,7 +55,8 @@ int main(int argc, char** argv) {
   std::vector<std::string> overrides;
 
   auto* run = app.add_subcommand("run", "Answer the prompts of a configuration (start it with mpirun)");
-  auto* plan = app.add_subcommand("plan", "Memory and exchanged bytes of a configuration, without loading weights");
+  auto* plan =
+      app.add_subcommand("plan", "Memory, exchanged bytes and times of a configuration, without loading weights");
   auto* bench = app.add_subcommand("bench", "Measure a sweep over contexts, policies, budgets, batches and layouts");
   for (auto* command : {run, plan, bench}) {
     command->add_option("CONFIG", path, "YAML file (configs/README.md lists its keys)")->required();
@@ -63,6 +64,8 @@ int main(int argc, char** argv) {
         ->expected(1)
         ->take_all();
   }
+  std::string ceilings;
+  plan->add_option("--ceilings", ceilings, "file that restkv bench wrote, to predict times from (plan.ceilings)");
   auto* inspect = app.add_subcommand("inspect", "Architecture, tensors, tokenizer and chat template of a model");
   inspect->add_option("MODEL", path, "Hugging Face directory or GGUF file")->required();
 
@@ -79,6 +82,7 @@ int main(int argc, char** argv) {
   return guarded([&] {
     if (run->parsed()) return restkv::run_command(path, overrides);
     if (bench->parsed()) return restkv::bench_command(path, overrides);
+    if (!ceilings.empty()) overrides.push_back("plan.ceilings=" + ceilings);
     if (plan->parsed()) restkv::plan_command(path, overrides);
     if (inspect->parsed()) restkv::inspect_command(path);
     return 0;

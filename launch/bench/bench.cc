@@ -66,6 +66,7 @@ void Bench::start_context() {
   setting_.device_name = device_name(*ctx_);
   if (ctx_->gpu() != nullptr) setting_.device_versions = ctx_->gpu()->versions() + "; " + ctx_->gpu()->links();
   setting_.ceilings = measure_ceilings(*ctx_, *world_);
+  open_machine();
   log_.info("{}, {} rank{}, {} threads each; ceilings: GEMM {:.4g} TFLOP/s, copy {:.4g} TB/s", setting_.device_name,
             mpi_.size(), mpi_.size() == 1 ? "" : "s", ctx_->threads(), setting_.ceilings.gemm_flops / 1e12,
             setting_.ceilings.copy_bytes / 1e12);
@@ -74,31 +75,62 @@ void Bench::start_context() {
   });
 }
 
+// What the run's points are predicted from: what an earlier run on such machines measured, or a known GPU, with the
+// ceilings of this run.
+void Bench::open_machine() {
+  run_together(*world_, [&] {
+    if (!config_.plan.ceilings.empty())
+      machine_ = read_machine(config_.plan.ceilings, ctx_->device());
+    else if (ctx_->gpu() != nullptr)
+      machine_ = h200();
+    else
+      return;
+    setting_.predicted_from = fmt::format("{}, and the ceilings of this run", machine_.source);
+    machine_.gemm_flops = setting_.ceilings.of(1).gemm_flops;
+    machine_.copy_bytes = setting_.ceilings.of(1).copy_bytes;
+  });
+}
+
 int Bench::run() {
   for (const BenchLayout& layout : sweep_) run_layout(layout);
+  if (!is_root()) return share_exit_code(0);
   auto count = [&](const char* status) {
     return std::count_if(points_.begin(), points_.end(), [&](const BenchPoint& p) { return p.status == status; });
   };
-  if (is_root()) {
-    std::string table = bench_table(points_, setting_);
-    std::fwrite(table.data(), 1, table.size(), stdout);
-    std::fflush(stdout);
-    if (results_) log_.info("{} points appended to {}", points_.size(), results_->path());
-  }
-  if (count("failed") > 0) return 1;
-  return count("ok") == 0 ? 2 : 0;
+  std::string table = bench_table(points_, setting_);
+  std::fwrite(table.data(), 1, table.size(), stdout);
+  std::fflush(stdout);
+  if (results_) log_.info("{} points appended to {}", points_.size(), results_->path());
+  return share_exit_code(count("failed") > 0 ? 1 : count("ok") == 0 ? 2 : 0);
+}
+
+// Rank 0 has seen every point, the others only those that they worked on.
+int Bench::share_exit_code(int code) {
+  world_->broadcast(&code, 1, DType::i32, 0);
+  return code;
 }
 
 void Bench::run_layout(const BenchLayout& layout) {
   setting_.layout.sequence = layout.sequence;
   setting_.layout.tensor = layout.tensor;
   setting_.weight_bytes = 0;
+  const bool works = mpi_.rank() < layout.ranks();
+  auto group = world_->split(works ? 0 : 1, mpi_.rank(), "world");
+  if (works) measure_layout(layout, std::move(group));
+  mpi_.meet(works, config_.parallel.timeout_s);
+}
+
+void Bench::measure_layout(const BenchLayout& layout, std::unique_ptr<Communicator> group) {
   GridOptions options;
   options.sequence = static_cast<int>(layout.sequence);
   options.tensor = static_cast<int>(layout.tensor);
   options.timeout_s = config_.parallel.timeout_s;
-  grid_ = make_device_grid(mpi_.world(config_.parallel.timeout_s), *ctx_, options);
-  for (const BenchGroup& group : layout.groups) run_group(layout, group);
+  grid_ = make_device_grid(std::move(group), *ctx_, options);
+  setting_.links = measure_links(*ctx_, *grid_);
+  run_together(grid_->control(), [&] {
+    if (results_ && grid_->size() > 1) results_->append(links_line(setting_));
+  });
+  for (const BenchGroup& points : layout.groups) run_group(layout, points);
   model_.reset();
   grid_.reset();
 }
@@ -108,7 +140,7 @@ void Bench::load_model(const BenchLayout& layout) {
   if (model_) return;
   ActivityScope doing("load");
   Stopwatch watch;
-  run_together(*world_, [&] {
+  run_together(grid_->control(), [&] {
     ProgressBar bar(is_root() && config_.output.progress && stderr_is_terminal(), "load");
     TransformerOptions options;
     options.decode = decode_;
@@ -119,15 +151,15 @@ void Bench::load_model(const BenchLayout& layout) {
     ctx_->synchronize();
   });
   setting_.load_s = watch.seconds();
-  world_->all_reduce(&setting_.load_s, 1, DType::f64, ReduceOp::max);
+  grid_->control().all_reduce(&setting_.load_s, 1, DType::f64, ReduceOp::max);
   const TransformerWeights& weights = model_->weights();
   int64_t embedding = checkpoint_.config.tied_embeddings ? 0 : weights.embedding.bytes();
   std::array<int64_t, 2> bytes = {weights.bytes(), weights.bytes() - embedding};
-  world_->all_reduce(std::span<int64_t>(bytes));
+  grid_->control().all_reduce(std::span<int64_t>(bytes));
   setting_.weight_bytes = bytes[0];
   setting_.step_weights = static_cast<double>(bytes[1]) / static_cast<double>(layout.sequence);
   log_.info("{}x{}: {} of weights on {} rank{} in {:.1f} s", layout.sequence, layout.tensor, format_bytes(bytes[0]),
-            mpi_.size(), mpi_.size() == 1 ? "" : "s", setting_.load_s);
+            grid_->size(), grid_->size() == 1 ? "" : "s", setting_.load_s);
 }
 
 BenchPoint Bench::make_point(const BenchLayout& layout, const BenchGroup& group, int64_t batch) const {
@@ -140,11 +172,14 @@ BenchPoint Bench::make_point(const BenchLayout& layout, const BenchGroup& group,
 }
 
 // Why the point cannot run, on every rank; empty when it can.
-std::string Bench::refusal(const BenchGroup& group, BenchPoint& point) const {
+std::string Bench::plan_point(const BenchGroup& group, BenchPoint& point) const {
   PlanInput input = point_input(checkpoint_, point.config, group, point.batch, decode_, ctx_->device());
   MemoryPlan plan = plan_memory(input);
   point.planned_bytes = plan.total();
-  return agree_on_text(*world_, refusal_of(input, plan, ranks_sharing(*ctx_, mpi_), available_));
+  point.work = memory_work(input);
+  if (!setting_.predicted_from.empty()) point.prediction = predict(input, machine_, config_.plan.ranks_per_node);
+  const int sharing = std::min(ranks_sharing(*ctx_, mpi_), grid_->size());
+  return agree_on_text(grid_->control(), refusal_of(input, plan, sharing, available_));
 }
 
 void Bench::run_group(const BenchLayout& layout, const BenchGroup& group) {
@@ -152,7 +187,7 @@ void Bench::run_group(const BenchLayout& layout, const BenchGroup& group) {
   std::string failure;
   for (int64_t batch : group.batch) {
     BenchPoint point = make_point(layout, group, batch);
-    point.reason = refusal(group, point);
+    point.reason = plan_point(group, point);
     if (!point.reason.empty()) {
       point.status = "refused";
     } else if (!failure.empty()) {
@@ -180,7 +215,7 @@ void Bench::reserve_memory(const BenchPoint& point) {
 
 // One rank alone can go on after an error. Among several the others wait in a collective, and all have to end.
 void Bench::measure(GroupMeasurement& measurement, BenchPoint& point) {
-  if (mpi_.size() > 1) {
+  if (grid_->size() > 1) {
     point.result = measurement.measure(point.batch);
     return;
   }
@@ -198,10 +233,10 @@ void Bench::measure(GroupMeasurement& measurement, BenchPoint& point) {
 
 void Bench::finish(BenchPoint point) {
   log_.info("{}", point_summary(point));
-  run_together(*world_, [&] {
-    if (results_) results_->append(point_line(point, setting_));
-  });
   points_.push_back(std::move(point));
+  run_together(grid_->control(), [&] {
+    if (results_) results_->append(point_line(points_.back(), setting_, points_));
+  });
 }
 
 }  // namespace restkv

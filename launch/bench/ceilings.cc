@@ -95,7 +95,7 @@ Ceilings measure_ceilings(Context& ctx, Communicator& world) {
   world.barrier();
   rates[1] = gpu ? gpu_copy(ctx) : cpu_copy(ctx);
   world.all_reduce(std::span<double>(rates));
-  return {rates[0], rates[1]};
+  return {rates[0], rates[1], world.size()};
 }
 
 }  // namespace restkv

@@ -12,6 +12,7 @@
 #include "dist/base/blas_kernels.h"
 #include "kvcache/policies/policy.h"
 #include "launch/bench/costs.h"
+#include "launch/bench/scaling.h"
 #include "launch/config/config_hash.h"
 #include "launch/plan/memory_plan.h"
 #include "launch/version.h"
@@ -50,6 +51,35 @@ Json to_json(const Layout& layout) {
           {"device", layout.device}};
 }
 
+Json to_json(const Prediction& p, const BenchSetting& setting) {
+  auto s = [](double seconds) { return digits(seconds, 4); };
+  return {{"from", setting.predicted_from},
+          {"prefill_s", s(p.prefill())},
+          {"decode_ms", s(p.decode() * 1e3)},
+          {"prefill",
+           {{"linear", s(p.linear)},
+            {"attention", s(p.attention)},
+            {"elementwise", s(p.elementwise)},
+            {"exchange", s(p.exchange)},
+            {"scoring", s(p.scoring)},
+            {"evict_exchange", s(p.evict_exchange)},
+            {"reshard", s(p.reshard)},
+            {"head", s(p.head)}}},
+          {"decode",
+           {{"products", s(p.products)},
+            {"rows", s(p.rows)},
+            {"exchange", s(p.decode_exchange)},
+            {"step", s(p.step_start)}}}};
+}
+
+Json to_json(const Scaling& s) {
+  return {{"base", s.base},
+          {"prefill_speedup", digits(s.prefill_speedup, 4)},
+          {"prefill_efficiency", digits(s.prefill_efficiency, 4)},
+          {"decode_speedup", digits(s.decode_speedup, 4)},
+          {"decode_efficiency", digits(s.decode_efficiency, 4)}};
+}
+
 Json budget_of(const BenchPoint& point) {
   const CacheConfig& cache = point.config.cache;
   if (!find_policy(cache.policy).evicts) return nullptr;
@@ -72,6 +102,8 @@ DecodeCost cost_of(const BenchPoint& point, const BenchSetting& setting) {
   return decode_cost(m, point.batch, setting.step_weights, rows, queries, point.result.kv_bytes);
 }
 
+int64_t ranks_of(const BenchPoint& point) { return point.layout.sequence * point.layout.tensor; }
+
 Json prefill_json(const BenchPoint& point, const BenchSetting& setting) {
   const BenchResult& r = point.result;
   PrefillCost cost = prefill_cost(setting.model, point.context);
@@ -80,8 +112,9 @@ Json prefill_json(const BenchPoint& point, const BenchSetting& setting) {
           {"all_s", to_json(r.prefill_seconds)},
           {"tokens_per_s", digits(static_cast<double>(point.context) / r.prefill_s)},
           {"tflops", digits(rate / 1e12)},
-          {"gemm_ceiling_share", digits(rate / setting.ceilings.gemm_flops, 4)},
+          {"gemm_ceiling_share", digits(rate / setting.ceilings.of(ranks_of(point)).gemm_flops, 4)},
           {"flops", {{"linear", cost.linear}, {"attention", cost.attention}, {"head", cost.head}}},
+          {"memory_work", {{"elementwise", digits(point.work.elementwise)}, {"scoring", digits(point.work.scoring)}}},
           {"phases", to_json(r.prefill_phases)}};
 }
 
@@ -94,7 +127,7 @@ Json decode_json(const BenchPoint& point, const BenchSetting& setting) {
           {"steps", r.step_seconds.size()},
           {"tokens_per_s", digits(static_cast<double>(point.batch) / r.step_s)},
           {"tbs", digits(rate / 1e12)},
-          {"copy_ceiling_share", digits(rate / setting.ceilings.copy_bytes, 4)},
+          {"copy_ceiling_share", digits(rate / setting.ceilings.of(ranks_of(point)).copy_bytes, 4)},
           {"tflops", digits(cost.flops / r.step_s / 1e12)},
           {"weight_bytes", setting.step_weights},
           {"kv_bytes", r.kv_bytes},
@@ -150,7 +183,22 @@ std::string environment_line(const BenchSetting& setting, int64_t ranks) {
   return dump(j);
 }
 
-std::string point_line(const BenchPoint& point, const BenchSetting& setting) {
+std::string links_line(const BenchSetting& setting) {
+  Json j;
+  j["kind"] = "links";
+  j["layout"] = to_json(setting.layout);
+  j["ranks"] = setting.layout.sequence * setting.layout.tensor;
+  Json sums = Json::array();
+  for (auto [bytes, seconds] : setting.links.all_reduce)
+    sums.push_back({{"bytes", static_cast<int64_t>(bytes)}, {"us", digits(seconds * 1e6, 4)}});
+  j["all_reduce"] = sums;
+  j["all_gather_gbs"] = digits(setting.links.gather_bytes / 1e9, 4);
+  j["config_hash"] = hex64(config_hash(setting.config, HashScope::everything));
+  j["request_hash"] = hex64(fnv1a("links"));
+  return dump(j);
+}
+
+std::string point_line(const BenchPoint& point, const BenchSetting& setting, std::span<const BenchPoint> all) {
   Json j;
   j["kind"] = "point";
   j["status"] = point.status;
@@ -161,7 +209,7 @@ std::string point_line(const BenchPoint& point, const BenchSetting& setting) {
   j["policy"] = point.config.cache.policy;
   j["budget"] = budget_of(point);
   j["batch"] = point.batch;
-  j["ranks"] = point.layout.sequence * point.layout.tensor;
+  j["ranks"] = ranks_of(point);
   j["layout"] = to_json(point.layout);
   j["planned_bytes"] = point.planned_bytes;
   if (setting.weight_bytes > 0) {
@@ -169,6 +217,11 @@ std::string point_line(const BenchPoint& point, const BenchSetting& setting) {
     j["weight_bytes"] = setting.weight_bytes;
   }
   if (point.status == "ok") add_measured(j, point, setting);
+  if (point.prediction) j["prediction"] = to_json(*point.prediction, setting);
+  if (auto s = strong_scaling(point, all)) j["strong_scaling"] = to_json(*s);
+  if (auto w = weak_scaling(point, all, setting.model))
+    j["weak_scaling"] = {
+        {"base", w->base}, {"base_context", w->base_context}, {"efficiency", digits(w->efficiency, 4)}};
   j["config_hash"] = hex64(config_hash(point.config, HashScope::outcome));
   j["request_hash"] = work_hash(point);
   j["version"] = version();
@@ -185,10 +238,59 @@ std::string point_summary(const BenchPoint& point) {
   return text + fmt::format("prefill {:.3f} s, decode {:.3f} ms", point.result.prefill_s, point.result.step_s * 1e3);
 }
 
-std::string bench_table(const std::vector<BenchPoint>& points, const BenchSetting& setting) {
+namespace {
+
+/// "10.57  10.33  -2.3%": measured, predicted, how far off; the latter two empty without a prediction.
+std::string beside(double measured, double predicted, int places) {
+  std::string text = fmt::format("{:>10.{}f}", measured, places);
+  if (predicted == 0.0) return text + fmt::format(" {:>10} {:>8}", "-", "-");
+  return text + fmt::format(" {:>10.{}f} {:>+7.1f}%", predicted, places, 100.0 * (predicted / measured - 1.0));
+}
+
+std::string comparison_row(const BenchPoint& point, std::span<const BenchPoint> all, const BenchSetting& setting) {
+  const Json budget = budget_of(point);
+  const auto strong = strong_scaling(point, all);
+  const auto weak = weak_scaling(point, all, setting.model);
+  const Prediction predicted = point.prediction.value_or(Prediction{});
+  auto factor = [](bool known, double value) { return known ? fmt::format("{:.3f}", value) : std::string("-"); };
+  return fmt::format("{:>7} {:>5} {:<14} {:>7} {:>8} {:>5} {} {:>8} {:>7} {:>7} {} {:>8} {:>7}\n",
+                     fmt::format("{}x{}", point.layout.sequence, point.layout.tensor), ranks_of(point),
+                     point.config.cache.policy, budget.is_null() ? "-" : budget.dump(), point.context, point.batch,
+                     beside(point.result.prefill_s, predicted.prefill(), 3),
+                     factor(strong.has_value(), strong ? strong->prefill_speedup : 0),
+                     factor(strong.has_value(), strong ? strong->prefill_efficiency : 0),
+                     factor(weak.has_value(), weak ? weak->efficiency : 0),
+                     beside(point.result.step_s * 1e3, predicted.decode() * 1e3, 3),
+                     factor(strong.has_value(), strong ? strong->decode_speedup : 0),
+                     factor(strong.has_value(), strong ? strong->decode_efficiency : 0));
+}
+
+/// Empty without predictions and with layouts of one size.
+std::string comparison_table(const std::vector<BenchPoint>& points, const BenchSetting& setting) {
+  bool compares = std::any_of(points.begin(), points.end(), [&](const BenchPoint& p) {
+    return p.status == "ok" && (p.prediction || strong_scaling(p, points) || weak_scaling(p, points, setting.model));
+  });
+  if (!compares) return "";
   std::string out =
-      fmt::format("{} on {}; ceilings: GEMM {:.4g} TFLOP/s, copy {:.4g} TB/s\n", setting.config.model.name(),
-                  setting.device_name, setting.ceilings.gemm_flops / 1e12, setting.ceilings.copy_bytes / 1e12);
+      "\nspeed-up and efficiency over the smallest layout (strong: of the same context; weak: of a context "
+      "shorter by the ratio of the ranks, FLOP/s a rank)\n";
+  if (!setting.predicted_from.empty()) out += "predictions from " + setting.predicted_from + "\n";
+  out += fmt::format(
+      "{:>7} {:>5} {:<14} {:>7} {:>8} {:>5} {:>10} {:>10} {:>8} {:>8} {:>7} {:>7} {:>10} {:>10} {:>8} {:>8} {:>7}\n",
+      "layout", "ranks", "policy", "budget", "context", "batch", "prefill s", "predicted", "off", "speed-up", "strong",
+      "weak", "decode ms", "predicted", "off", "speed-up", "strong");
+  for (const BenchPoint& point : points)
+    if (point.status == "ok") out += comparison_row(point, points, setting);
+  return out;
+}
+
+}  // namespace
+
+std::string bench_table(const std::vector<BenchPoint>& points, const BenchSetting& setting) {
+  std::string out = fmt::format("{} on {}; ceilings of {} rank{}: GEMM {:.4g} TFLOP/s, copy {:.4g} TB/s\n",
+                                setting.config.model.name(), setting.device_name, setting.ceilings.ranks,
+                                setting.ceilings.ranks == 1 ? "" : "s", setting.ceilings.gemm_flops / 1e12,
+                                setting.ceilings.copy_bytes / 1e12);
   out += fmt::format(
       "{:>7} {:<14} {:>7} {:>8} {:>5} {:>10} {:>8} {:>6} {:>9} {:>10} {:>9} {:>9} {:>8} {:>6} {:>10} {:>10}\n",
       "layout", "policy", "budget", "context", "batch", "prefill s", "TFLOP/s", "share", "evict s", "decode ms",
@@ -208,12 +310,12 @@ std::string bench_table(const std::vector<BenchPoint>& points, const BenchSettin
     double bytes = cost_of(point, setting).bytes / r.step_s;
     out += fmt::format(
         "{:>10.3f} {:>8.4g} {:>5.1f}% {:>9.4f} {:>10.3f} {:>9.3f} {:>9.1f} {:>8.4g} {:>5.1f}% {:>10} {:>10}\n",
-        r.prefill_s, flops / 1e12, 100.0 * flops / setting.ceilings.gemm_flops, r.report.evict_seconds, r.step_s * 1e3,
-        r.step_p95_s * 1e3, static_cast<double>(point.batch) / r.step_s, bytes / 1e12,
-        100.0 * bytes / setting.ceilings.copy_bytes, format_bytes(r.report.cache_bytes),
-        format_bytes(*std::max_element(r.peak_bytes.begin(), r.peak_bytes.end())));
+        r.prefill_s, flops / 1e12, 100.0 * flops / setting.ceilings.of(ranks_of(point)).gemm_flops,
+        r.report.evict_seconds, r.step_s * 1e3, r.step_p95_s * 1e3, static_cast<double>(point.batch) / r.step_s,
+        bytes / 1e12, 100.0 * bytes / setting.ceilings.of(ranks_of(point)).copy_bytes,
+        format_bytes(r.report.cache_bytes), format_bytes(*std::max_element(r.peak_bytes.begin(), r.peak_bytes.end())));
   }
-  return out;
+  return out + comparison_table(points, setting);
 }
 
 }  // namespace restkv

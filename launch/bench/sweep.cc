@@ -85,6 +85,9 @@ std::vector<BenchLayout> make_sweep(const RunConfig& config, int64_t world_size)
     check_ranks(layout, world_size, config.file);
     layout.groups = make_groups(config);
   }
+  // Small layouts first: the others are held against them.
+  std::stable_sort(layouts.begin(), layouts.end(),
+                   [](const BenchLayout& a, const BenchLayout& b) { return a.ranks() < b.ranks(); });
   return layouts;
 }
 

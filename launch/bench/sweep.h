@@ -23,8 +23,8 @@ struct BenchLayout {
   std::vector<BenchGroup> groups;  ///< by policy, budget, then context, as the configuration lists them
 };
 
-/// The layouts of bench.layouts, or the one of `parallel`. Throws InputError for a text that is none, and with
-/// `world_size` above 0 for one of more ranks.
+/// The layouts of bench.layouts, fewest ranks first, or the one of `parallel`. Throws InputError for a text that is
+/// none, and with `world_size` above 0 for one of more ranks.
 std::vector<BenchLayout> make_sweep(const RunConfig& config, int64_t world_size);
 
 /// `cache` under one of bench.policies. One `pooling` cannot serve all policies: one that does not have it takes the

@@ -203,7 +203,8 @@ std::vector<KeySpec> bench_keys() {
       integers_key("bench.batch", "prompts", kNeither, "Prompts that are decoded together.", 1, 65536,
                    FIELD(bench.batch)),
       texts_key("bench.layouts", kNeither,
-                "Layouts, sequence x tensor: `2x1`. One of fewer ranks than the run runs on the first of them, the others wait. "
+                "Layouts, sequence x tensor: `2x1`. One of fewer ranks than the run runs on the first of them, the "
+                "others wait. "
                 "Empty: the one of `parallel`.",
                 FIELD(bench.layouts)),
       choice_key("bench.prompt", kNeither, "What the prompts are: `random` tokens.", {"random"}, FIELD(bench.prompt)),
@@ -223,6 +224,19 @@ std::vector<KeySpec> bench_keys() {
                FIELD(bench.file)),
   };
 }
+std::vector<KeySpec> plan_keys() {
+  return {
+      text_key("plan.ceilings", kNeither,
+               "File that `restkv bench` wrote on machines like those of the plan: its ceilings, links and points on "
+               "one rank are what times are predicted from. Empty: of GPUs, what an H200 was measured to do.",
+               FIELD(plan.ceilings)),
+      integer_key("plan.ranks_per_node", "ranks", kNeither,
+                  "Ranks on one node; groups that span nodes take the links between them.", 1, 65536,
+                  FIELD(plan.ranks_per_node)),
+      text_key("plan.file", kNeither,
+               "Predictions of `restkv plan`, one JSON line per point, appended. Empty: no file.", FIELD(plan.file)),
+  };
+}
 #undef FIELD
 
 std::string last_part(const std::string& name) { return name.substr(name.rfind('.') + 1); }
@@ -232,8 +246,8 @@ std::string last_part(const std::string& name) { return name.substr(name.rfind('
 const std::vector<KeySpec>& run_keys() {
   static const std::vector<KeySpec> keys = [] {
     std::vector<KeySpec> all;
-    for (auto section :
-         {model_keys(), parallel_keys(), cache_keys(), prompt_keys(), generate_keys(), output_keys(), bench_keys()})
+    for (auto section : {model_keys(), parallel_keys(), cache_keys(), prompt_keys(), generate_keys(), output_keys(),
+                         bench_keys(), plan_keys()})
       for (KeySpec& key : section) all.push_back(std::move(key));
     return all;
   }();

@@ -88,6 +88,13 @@ struct RunConfig {
     std::string file = "results/{config}.bench.jsonl";
   } bench;
 
+  /// What `restkv plan` predicts times from.
+  struct Plan {
+    std::string ceilings;  ///< lines of a bench; empty: those of a known GPU
+    int64_t ranks_per_node = 8;
+    std::string file;  ///< of JSON lines; empty: none
+  } plan;
+
   /// Ranks that the configuration itself names: sequence * tensor, or 0 when `sequence` is left open.
   int64_t world_size() const { return parallel.sequence * parallel.tensor; }
 };

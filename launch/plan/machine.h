@@ -57,8 +57,9 @@ struct Machine {
 Machine h200();
 
 /// What the JSON lines of a `restkv bench` tell: ceilings and links of its last run, and shares from its points on one
-/// rank (phases of prefills of several lengths, decode steps over several cache sizes). What the file does not tell is
-/// taken from h200() on GPUs. Throws InputError for a file that cannot be read, or that holds no such points on CPUs.
-Machine read_machine(const std::string& path);
+/// rank (phases of prefills of several lengths, decode steps over several cache sizes). On GPUs what the file does not
+/// tell is taken from h200(). Throws InputError for a file that cannot be read, for one of the other device, and on
+/// CPUs for one without a point on one rank.
+Machine read_machine(const std::string& path, Device device);
 
 }  // namespace restkv

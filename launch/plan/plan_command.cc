@@ -5,9 +5,11 @@
 #include "dist/base/error.h"
 #include "launch/bench/point_plan.h"
 #include "launch/plan/memory_plan.h"
+#include "launch/plan/times.h"
 #include "launch/plan/traffic_plan.h"
 #include "launch/prompts/prompts.h"
 #include "launch/results/record.h"
+#include "launch/results/result_file.h"
 #include "launch/run/device.h"
 #include "launch/run/open_model.h"
 #include "launch/run/threads.h"
@@ -65,8 +67,21 @@ int64_t available_here(Device device) {
   return GpuRuntime::count() > 0 ? GpuRuntime::create(0)->free_bytes() : 0;
 }
 
+// What is known of CPUs beforehand is too little to predict from.
+void print_no_times() {
+  fmt::print("times: of CPUs nothing is known beforehand; plan.ceilings names a file that restkv bench wrote\n");
+}
+
+void save_projections(const RunConfig& config, const std::vector<PlannedPoint>& points, const Machine& machine) {
+  if (config.plan.file.empty()) return;
+  ResultFile file(config.plan.file, "plan.file");
+  for (const PlannedPoint& point : points) file.append(projection_line(point, machine));
+}
+
 /// A model with random weights answers no prompts: what is planned is the sweep of `restkv bench`, point by point.
 void plan_sweep(const RunConfig& config, Checkpoint checkpoint, DecodeMode decode, Device device, int64_t available) {
+  const std::optional<Machine> machine = plan_machine(config, device);
+  std::vector<PlannedPoint> points;
   std::vector<BenchLayout> sweep = make_sweep(config, /*world_size=*/0);
   raise_positions(config, sweep, &checkpoint.config);
   fmt::print("plan of the sweep of {}, {} ranks\n", config.file, name_of(device));
@@ -88,7 +103,14 @@ void plan_sweep(const RunConfig& config, Checkpoint checkpoint, DecodeMode decod
                    batch, format_bytes(plan.weights + plan.output_factors), format_bytes(plan.cache),
                    format_bytes(plan.layer_kv), format_bytes(plan.activations), format_bytes(plan.scratch),
                    format_bytes(plan.total()), refusal.empty() ? "" : "  refused: ", refusal);
+        if (!machine) continue;
+        points.push_back(make_planned_point(input, *machine));
+        points.back().memory = plan.total();
+        points.back().refusal = refusal;
       }
+  if (!machine) return print_no_times();
+  fmt::print("{}", times_table(points, *machine));
+  save_projections(config, points, *machine);
 }
 
 }  // namespace
@@ -113,6 +135,14 @@ void plan_command(const std::string& config_path, const std::vector<std::string>
   print_head(input, requests.size());
   print_memory(plan, sharing, available);
   print_traffic(plan_traffic(input));
+  if (const std::optional<Machine> machine = plan_machine(config, device)) {
+    PlannedPoint point = make_planned_point(input, *machine);
+    point.memory = plan.total();
+    fmt::print("{}", describe_times(point, *machine));
+    save_projections(config, {point}, *machine);
+  } else {
+    print_no_times();
+  }
   require_fit(input, plan, sharing, available);
 }
 

@@ -55,6 +55,24 @@ class Predictor {
     kv_lc_ = shard.resident.heads.Hkv_lc() * c_.d;
   }
 
+  // Bytes of all layers, each read or written once (scoring: kvcache/README.md).
+  MemoryWork work() const {
+    const auto a = static_cast<double>(size_.activation), positions = layers() * static_cast<double>(L_lc_);
+    const auto heads = static_cast<double>(Hq_lc_);
+    // Two norms read the residual stream and write activations; the rotation reads and writes q and k; the activation
+    // reads two columns of the MLP and writes one.
+    const double mlp = static_cast<double>(c_.intermediate) / static_cast<double>(tensor_.size);
+    const double elementwise = 2.0 * static_cast<double>(c_.hidden) * (kF32 + a) + 3.0 * mlp * a +
+                               2.0 * a * (heads * static_cast<double>(c_.d) + static_cast<double>(kv_lc_));
+    if (!in_.evicts()) return {positions * elementwise, 0.0};
+    const PolicyExchanges use = exchanges();
+    const auto kv = static_cast<double>(kv_lc_ * size_.kv);
+    double scoring = kF32 * 2.0 * heads;  // scores, pooled scores
+    if (use.softmax) scoring += kv + 3.0 * heads * static_cast<double>(in_.config.cache.window) * kF32;
+    scoring += 2.0 * kv * static_cast<double>(use.output_rows);
+    return {positions * elementwise, positions * scoring};
+  }
+
   Prediction run() {
     compute();
     exchange();
@@ -69,27 +87,25 @@ class Predictor {
     int tensor = in_.tensor_size();
     return make_shard_plan(c_, in_.sequence_size(), tensor, rank / tensor, rank % tensor, in_.decode);
   }
+  PolicyExchanges exchanges() const {
+    const CacheConfig& cache = in_.config.cache;
+    return find_policy(cache.policy).make(cache)->exchanges(cache);
+  }
   double layers() const { return static_cast<double>(c_.layers); }
-  double share() const { return static_cast<double>(L_lc_) / static_cast<double>(in_.L) / tensor_.size; }
+  double share() const { return static_cast<double>(L_lc_) / static_cast<double>(in_.L * tensor_.size); }
   double read() const { return m_.copy_bytes * m_.read; }
   double sum(RankGroup g, double bytes) const { return all_reduce_seconds(m_, g, node_, bytes); }
   double gather(RankGroup g, double received) const { return all_gather_seconds(m_, g, node_, received); }
 
   void compute() {
     const PrefillCost cost = prefill_cost(c_, in_.L);
-    const double weights = cost.linear / 2.0 / static_cast<double>(in_.L) / tensor_.size * matrix_;
+    const double weights = cost.linear / 2.0 / static_cast<double>(in_.L * tensor_.size) * matrix_;
     p_.linear = std::max(cost.linear * share() / (m_.gemm_flops * m_.linear), weights / read());
     p_.attention = cost.attention * share() / (m_.gemm_flops * value_at(m_.attention, static_cast<double>(in_.L)));
-    // Two norms read the residual stream and write activations; the rotation reads and writes q and k; the activation
-    // reads two columns of the MLP and writes one.
-    const auto a = static_cast<double>(size_.activation);
-    const double mlp = static_cast<double>(c_.intermediate) / tensor_.size;
-    const double bytes = 2.0 * static_cast<double>(c_.hidden) * (kF32 + a) + 3.0 * mlp * a +
-                         2.0 * a * static_cast<double>(Hq_lc_ * c_.d + kv_lc_);
-    p_.elementwise = layers() * static_cast<double>(L_lc_) * bytes / (m_.copy_bytes * m_.elementwise);
+    p_.elementwise = work().elementwise / (m_.copy_bytes * m_.elementwise);
     const double floor = layers() * m_.layer_floor, all = p_.linear + p_.attention + p_.elementwise;
     if (all < floor) p_.elementwise += floor - all;
-    p_.head = static_cast<double>(c_.hidden * c_.vocab) * matrix_ / tensor_.size / read();
+    p_.head = static_cast<double>(c_.hidden * c_.vocab) * matrix_ / static_cast<double>(tensor_.size) / read();
   }
 
   void exchange() {
@@ -105,26 +121,16 @@ class Predictor {
     p_.exchange = layers() * layer;
   }
 
-  // Bytes that the scoring of one layer reads and writes on a rank, once each (kvcache/README.md).
-  double scoring_bytes(const PolicyExchanges& use) const {
-    const auto L = static_cast<double>(L_lc_), kv = static_cast<double>(kv_lc_ * size_.kv);
-    const double logits = static_cast<double>(Hq_lc_ * in_.config.cache.window) * kF32;
-    double bytes = kF32 * 2.0 * static_cast<double>(Hq_lc_);  // scores, pooled scores
-    if (use.softmax) bytes += kv + 3.0 * logits;
-    if (use.output_rows > 0) bytes += 2.0 * kv * static_cast<double>(use.output_rows);
-    return L * bytes;
-  }
-
   void evict() {
     if (!in_.evicts()) {
       // Every row is copied to the cache.
       p_.scoring = layers() * 4.0 * static_cast<double>(L_lc_ * kv_lc_ * size_.kv) / m_.copy_bytes;
       return;
     }
-    const CacheConfig& cache = in_.config.cache;
-    const PolicyExchanges use = find_policy(cache.policy).make(cache)->exchanges(cache);
-    p_.scoring = layers() * (m_.evict_start + scoring_bytes(use) / (m_.copy_bytes * m_.evict));
+    p_.scoring = layers() * m_.evict_start + work().scoring / (m_.copy_bytes * m_.evict);
     if (in_.ranks() == 1) return;
+    const CacheConfig& cache = in_.config.cache;
+    const PolicyExchanges use = exchanges();
     const ExchangeBytes sent =
         eviction_exchange_bytes(cache, shard_of(0).resident.heads, partition_, 0, in_.tensor_size());
     // Four histograms a selection, one sum of the top sets.
@@ -190,7 +196,7 @@ class Predictor {
   }
 
   const PlanInput& in_;
-  const Machine& m_;
+  const Machine m_;
   const ModelConfig& c_;
   const DeviceSizes size_;
   const int64_t node_;
@@ -224,6 +230,8 @@ double all_gather_seconds(const Machine& m, RankGroup group, int64_t ranks_per_n
   const Spread spread = spread_of(group, ranks_per_node);
   return latency_of(m, spread) + received / bandwidth_of(m, spread);
 }
+
+MemoryWork memory_work(const PlanInput& input) { return Predictor(input, Machine{}, 1).work(); }
 
 Prediction predict(const PlanInput& input, const Machine& machine, int64_t ranks_per_node) {
   return Predictor(input, machine, ranks_per_node).run();

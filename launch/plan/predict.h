@@ -10,6 +10,13 @@
 
 namespace restkv {
 
+/// What the rank with the longest share has to do in a prefill beside products and attention: bytes read and written.
+struct MemoryWork {
+  double elementwise = 0.0;  ///< norms, rotation, activation
+  double scoring = 0.0;      ///< the decision of all layers; 0 without eviction
+};
+MemoryWork memory_work(const PlanInput& input);
+
 /// Seconds of the slowest rank.
 struct Prediction {
   // Prefill.

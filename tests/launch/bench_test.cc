@@ -23,6 +23,12 @@ class BenchRun : public ::testing::Test {
     std::string path = dir_.write("b.yaml", yaml);
     return testing::restkv(ranks, "bench " + path + " --set bench.file=" + file() + sets);
   }
+  /// The lines of all kinds but "links".
+  std::vector<nlohmann::json> points_and_environment() const {
+    auto lines = testing::read_results(file());
+    std::erase_if(lines, [](const nlohmann::json& line) { return line["kind"] == "links"; });
+    return lines;
+  }
   std::string file() const { return dir_.path("b.jsonl"); }
   TempDir dir_;
 };
@@ -94,7 +100,8 @@ TEST_F(BenchRun, WritesTheEnvironmentAndEveryPoint) {
 TEST_F(BenchRun, LayoutsOnTwoRanksKeepTheSameTokens) {
   Outcome outcome = bench(2, " --set 'bench.layouts=[2x1, 1x2]' --set 'bench.batch=[1, 2]'");
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
-  auto lines = testing::read_results(file());
+  EXPECT_EQ(testing::read_results(file()).size(), 7u);  // with the links of each layout
+  auto lines = points_and_environment();
   ASSERT_EQ(lines.size(), 5u);
   EXPECT_EQ(lines[0]["ranks"], 2);
   for (size_t i = 1; i < 5; ++i) {
@@ -112,10 +119,72 @@ TEST_F(BenchRun, LayoutsOnTwoRanksKeepTheSameTokens) {
   EXPECT_EQ(count_of(outcome.err, " of weights on 2 ranks"), 2) << outcome.err;  // once per layout
 }
 
+TEST_F(BenchRun, LayoutsOfFewerRanksRunBesideTheOthers) {
+  Outcome outcome = bench(3, " --set 'bench.layouts=[3x1, 1x1, 1x2]' --set 'bench.context=[300, 600, 900]'");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  auto lines = points_and_environment();
+  ASSERT_EQ(lines.size(), 10u);
+  EXPECT_EQ(lines[0]["ranks"], 3);
+  for (size_t i = 1; i < 10; ++i) {
+    const auto& p = lines[i];
+    EXPECT_EQ(p["status"], "ok");
+    EXPECT_EQ(p["ranks"], (i + 2) / 3);  // small layouts first
+    EXPECT_EQ(p["peak_bytes"].size(), (i + 2) / 3);
+    EXPECT_FALSE(p.contains("prediction"));  // of CPUs nothing is known beforehand
+    EXPECT_EQ(p.contains("strong_scaling"), i > 3);
+    if (i <= 3) continue;
+    const auto& one = lines[(i - 1) % 3 + 1];
+    const auto& strong = p["strong_scaling"];
+    EXPECT_EQ(strong["base"], "1x1");
+    auto speedup = one["prefill"]["s"].get<double>() / p["prefill"]["s"].get<double>();
+    EXPECT_NEAR(strong["prefill_speedup"].get<double>(), speedup, 0.01 * speedup);
+    EXPECT_NEAR(strong["prefill_efficiency"].get<double>(), speedup / p["ranks"].get<double>(), 0.01 * speedup);
+    EXPECT_EQ(p["kept_counts"], one["kept_counts"]);
+    // 300 tokens on one rank, 600 on two, 900 on three.
+    EXPECT_EQ(p.contains("weak_scaling"), p["context"] == 300 * p["ranks"].get<int>());
+    if (p["layout"]["tensor"] == 1) {
+      EXPECT_EQ(p["kept_hash"], one["kept_hash"]);
+    }
+  }
+  EXPECT_EQ(lines[9]["weak_scaling"]["base_context"], 300);
+  EXPECT_HAS(outcome.out, "speed-up");
+
+  // The file of a bench is what the next one's points are predicted from.
+  std::string ceilings = dir_.path("ceilings.jsonl");
+  std::filesystem::rename(file(), ceilings);
+  outcome = bench(2, " --set 'bench.layouts=[1x1, 2x1]' --set bench.context=600 --set plan.ceilings=" + ceilings);
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  lines = points_and_environment();
+  ASSERT_EQ(lines.size(), 3u);
+  for (size_t i = 1; i < 3; ++i) {
+    const auto& prediction = lines[i]["prediction"];
+    double sum = 0.0;
+    for (const auto& part : prediction["prefill"]) sum += part.get<double>();
+    EXPECT_NEAR(prediction["prefill_s"].get<double>(), sum, 0.01 * sum);
+    EXPECT_GT(sum, 0.0);
+    EXPECT_GT(prediction["decode_ms"].get<double>(), 0.0);
+    EXPECT_EQ(prediction["prefill"]["evict_exchange"].get<double>() > 0.0, i == 2);
+  }
+  EXPECT_HAS(outcome.out, "predictions from " + ceilings);
+}
+
+// Waiting is no fault: the rank that is left out waits longer than the deadline of a call.
+TEST_F(BenchRun, AnIdleRankHasNoDeadline) {
+  Outcome outcome = bench(2,
+                          " --set bench.layouts=1x1 --set bench.context=2400 --set bench.policies=full --set "
+                          "bench.repeats=15 --set parallel.timeout_s=1");
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  auto lines = testing::read_results(file());
+  ASSERT_EQ(lines.size(), 2u);
+  double seconds = 0.0;
+  for (double s : lines[1]["prefill"]["all_s"]) seconds += s;
+  EXPECT_GT(seconds, 1.5) << "too short to show anything";
+}
+
 TEST_F(BenchRun, APointThatDoesNotFitIsRecordedAndTheSweepGoesOn) {
   Outcome outcome = bench(2, " --set 'bench.context=[300, 6000]' --set parallel.memory_gib=0.02");
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
-  auto lines = testing::read_results(file());
+  auto lines = points_and_environment();
   ASSERT_EQ(lines.size(), 3u);
   EXPECT_EQ(lines[1]["status"], "ok");
   EXPECT_EQ(lines[2]["status"], "refused");
@@ -181,8 +250,9 @@ TEST_F(BenchRun, Mistakes) {
     EXPECT_EQ(count_of(outcome.err, "restkv: error: "), 1) << outcome.err;
     EXPECT_HAS(outcome.err, why);
   };
-  refused(2, " --set bench.layouts=1x1",
-          "b.yaml: bench.layouts: 1x1 is 1 ranks, but the run has 2; expected mpirun -np 1");
+  refused(2, " --set bench.layouts=2x2",
+          "b.yaml: bench.layouts: 2x2 is 4 ranks, but the run has 2; expected mpirun -np 4");
+  refused(1, " --set plan.ceilings=/nonexistent.jsonl", "plan.ceilings: /nonexistent.jsonl: cannot be read");
   refused(1, " --set model.preset=gemma-8b", "model.preset: found \"gemma-8b\", expected one of tiny, ");
   refused(1, " --set model.preset=", "b.yaml: model.preset is missing");
   refused(1, " --set model.path=m.gguf", "b.yaml: model.path is given, but model.weights is random");
@@ -200,7 +270,8 @@ TEST_F(BenchRun, RandomWeightsAnswerNothing) {
   // Its plan is that of the sweep.
   outcome = testing::restkv(0, "plan " + path + " --set 'bench.batch=[1, 64]' --set parallel.memory_gib=0.008");
   EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
-  for (const char* part : {"plan of the sweep", "random:tiny", "1x1 restkv", "refused: A batch of 64 prompts"})
+  for (const char* part : {"plan of the sweep", "random:tiny", "1x1 restkv", "refused: A batch of 64 prompts",
+                           "of CPUs nothing is known beforehand"})
     EXPECT_HAS(outcome.out, part);
 }
 

@@ -47,6 +47,11 @@ TEST(Sweep, EveryCombinationOnceInOrder) {
   EXPECT_EQ(point.parallel.tensor, 2);
   EXPECT_EQ(point.cache.budget.tokens, 64);
   EXPECT_EQ(decode_steps(config, sweep[0].groups[0]), 2 * (1 + 32 + kTimedSteps));
+  // Layouts of fewer ranks than the run, and they first.
+  sweep = make_sweep(load({"bench.layouts=[2x2, 1x1, 2x1]"}), 5);
+  EXPECT_EQ(sweep[0].ranks(), 1);
+  EXPECT_EQ(sweep[1].ranks(), 2);
+  EXPECT_EQ(sweep[2].ranks(), 4);
 }
 
 TEST(Sweep, WithoutLayoutsTheOneOfTheRun) {
@@ -65,8 +70,8 @@ TEST(Sweep, APolicyThatCannotPoolSoTakesItsOwnWay) {
 
 TEST(Sweep, Mistakes) {
   EXPECT_EQ(sweep_error({"bench.layouts=[1x1, 2x2]"}, 1),
-            "b.yaml: bench.layouts: 2x2 is 4 ranks, but the run has 1; expected mpirun -np 4, or layouts of 1 ranks "
-            "only");
+            "b.yaml: bench.layouts: 2x2 is 4 ranks, but the run has 1; expected mpirun -np 4, or layouts of at most 1 "
+            "ranks");
   for (const char* bad : {"2", "x2", "2x", "2x1x1", "0x1", "ax1"})
     EXPECT_EQ(sweep_error({std::string("bench.layouts=[\"") + bad + "\"]"}, 1),
               std::string("b.yaml: bench.layouts: found \"") + bad + "\", expected sequence x tensor, for example 2x1");
