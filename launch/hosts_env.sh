@@ -12,10 +12,14 @@ export OMPI_MCA_pml="${OMPI_MCA_pml:-ob1}"
 export OMPI_MCA_btl="${OMPI_MCA_btl:-self,vader,tcp}"
 
 # Which network the hosts share for MPI and for NCCL's bootstrap. Hosts have others too (containers, management) on which
-# they cannot reach each other, and both libraries may try those first: name it, for example RESTKV_NETWORK=eth0.
+# they cannot reach each other, and both libraries may try those first: name it, for example RESTKV_NETWORK=eth0. A subnet
+# (10.1.0.0/16) serves Open MPI alone; NCCL wants names.
 if [ -n "${RESTKV_NETWORK:-}" ]; then
   export OMPI_MCA_oob_tcp_if_include="$RESTKV_NETWORK" OMPI_MCA_btl_tcp_if_include="$RESTKV_NETWORK"
-  export NCCL_SOCKET_IFNAME="=$RESTKV_NETWORK" # "=": this one exactly; without it every name that begins so
+  case "$RESTKV_NETWORK" in
+    */*) ;;
+    *) export NCCL_SOCKET_IFNAME="=$RESTKV_NETWORK" ;; # "=": this one exactly, not every name that begins so
+  esac
 fi
 
 # NCCL's own warnings say why a connection failed; they come to standard error.

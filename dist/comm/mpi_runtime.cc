@@ -76,6 +76,7 @@ MpiRuntime::MpiRuntime(int* argc, char*** argv) {
     throw;
   }
   find_place_on_host(&local_rank_, &local_size_);
+  if (size_ > 1) report_termination(rank_);
 }
 
 MpiRuntime::~MpiRuntime() {
@@ -94,7 +95,8 @@ std::unique_ptr<Communicator> MpiRuntime::world(double timeout_s, bool check_cal
     watchdog_ = options.watchdog;
   }
   auto world = make_mpi_communicator(options);
-  return check_calls ? make_checked_communicator(std::move(world)) : std::move(world);
+  if (check_calls) world = make_checked_communicator(std::move(world));
+  return wrapper_ ? wrapper_(std::move(world)) : std::move(world);
 }
 
 void MpiRuntime::meet(bool worked, double timeout_s) {

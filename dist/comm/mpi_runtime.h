@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "dist/comm/communicator.h"
 
@@ -28,6 +29,10 @@ class MpiRuntime {
   int local_rank() const { return local_rank_; }
   int local_size() const { return local_size_; }
 
+  using Wrapper = std::function<std::unique_ptr<Communicator>(std::unique_ptr<Communicator>)>;
+  /// What world() hands out from now on is wrapped in it: for tests, whose ranks fail on purpose.
+  void wrap_world(Wrapper wrapper) { wrapper_ = std::move(wrapper); }
+
   /// The group of all ranks. Every collective of it and of its sub-groups has `timeout_s` seconds (0: no deadline).
   /// With `check_calls` the ranks compare their calls first (checked_communicator.h). Collective.
   std::unique_ptr<Communicator> world(double timeout_s, bool check_calls = false);
@@ -49,6 +54,7 @@ class MpiRuntime {
  private:
   bool initialised_here_ = false;
   int rank_ = 0, size_ = 1, local_rank_ = 0, local_size_ = 1;
+  Wrapper wrapper_;
   std::shared_ptr<Watchdog> watchdog_;  // of the last world() with a deadline
 };
 

@@ -41,6 +41,8 @@ Watchdog::Scope Watchdog::enter(std::string_view operation, const std::string& g
   entry->group = group;
   entry->bytes = bytes;
   entry->activity = activity();
+  activity().call = operation.data();
+  activity().bytes = bytes;
   entry->begin = now;
   open_.splice(open_.end(), spare_, entry);
   return Scope(this, entry);

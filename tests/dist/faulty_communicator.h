@@ -12,6 +12,8 @@
 namespace restkv::testing_support {
 
 struct Fault {
+  /// When it is set: the fault comes with the first call of any group for which it is true; at_call does not count.
+  std::function<bool()> when;
   int at_call = 0;               ///< 0: the first call
   std::function<void()> action;  ///< sleeps, throws, or kills the process; afterwards the call goes on
   int64_t extra_elements = 0;    ///< this call's counts grow by so many: ranks that disagree
@@ -49,12 +51,15 @@ class FaultyCommunicator final : public Communicator {
   std::shared_ptr<void> beside(const std::function<void()>& calls) override { return inner_->beside(calls); }
   void join(const void* ticket) override { inner_->join(ticket); }
   std::unique_ptr<Communicator> split(int color, int key, std::string name) override {
-    return std::make_unique<FaultyCommunicator>(inner_->split(color, key, std::move(name)), fault_);
+    auto part = std::make_unique<FaultyCommunicator>(inner_->split(color, key, std::move(name)), fault_);
+    part->failed_ = failed_;
+    return part;
   }
 
  private:
   int64_t fail() {
-    if (calls_++ != fault_.at_call) return 0;
+    if (fault_.when ? *failed_ || !fault_.when() : calls_++ != fault_.at_call) return 0;
+    *failed_ = true;
     if (fault_.action) fault_.action();
     return fault_.extra_elements;
   }
@@ -62,6 +67,7 @@ class FaultyCommunicator final : public Communicator {
   std::unique_ptr<Communicator> inner_;
   Fault fault_;
   int calls_ = 0;
+  std::shared_ptr<bool> failed_ = std::make_shared<bool>(false);  // shared with the sub-groups
 };
 
 }  // namespace restkv::testing_support
