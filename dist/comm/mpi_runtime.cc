@@ -76,7 +76,8 @@ MpiRuntime::MpiRuntime(int* argc, char*** argv) {
     throw;
   }
   find_place_on_host(&local_rank_, &local_size_);
-  if (size_ > 1) report_termination(rank_);
+  // Two survivors at most: of hundreds of ranks all would say the same.
+  if (size_ > 1 && rank_ <= 1) report_termination(rank_);
 }
 
 MpiRuntime::~MpiRuntime() {

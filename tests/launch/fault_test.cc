@@ -35,9 +35,9 @@ FaultyRun start(const TinyModel& model, const Place& place, const std::string& m
                                     "generate: {max_new_tokens: 6, ignore_eos: true}\ncache: {budget: 64}\n"
                                     "parallel: {device: cpu, threads: 1}\n");
   FaultyRun run;
-  run.outcome =
-      testing::run_command_line(fmt::format("exec {} -np 2 {} {} '{}' {} parallel.timeout_s={}", RESTKV_MPIRUN,
-                                            RESTKV_FAULT_PROGRAM, config, place.doing, mode, kDeadlineS));
+  run.outcome = testing::run_command_line(
+      fmt::format("exec env OMPI_MCA_odls_base_sigkill_timeout=1 {} -np 2 {} {} '{}' {} parallel.timeout_s={}",
+                  RESTKV_MPIRUN, RESTKV_FAULT_PROGRAM, config, place.doing, mode, kDeadlineS));
   double end = std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(), failed = 0.0;
   std::istringstream lines(run.outcome.err);
   for (std::string line; std::getline(lines, line);) {
