@@ -22,7 +22,7 @@ int64_t layer_sums(const PlanInput& input, int64_t L_lc) {
   return sent;
 }
 
-int64_t prefill_bytes(const PlanInput& input) {
+int64_t prefill_layer_bytes(const PlanInput& input) {
   const ModelConfig& m = input.model;
   int sequence = input.sequence_size(), tensor = input.tensor_size();
   SequencePartition partition(input.L, sequence);
@@ -32,8 +32,10 @@ int64_t prefill_bytes(const PlanInput& input) {
     int64_t kv = split_heads(m.Hq, m.Hkv, tensor, t).kv.size() * m.d;
     per_layer += 2 * collective::sent_by_all_gather(sequence, input.L * kv * device_sizes(input.device).kv);
   }
-  return m.layers * per_layer;
+  return per_layer;
 }
+
+int64_t prefill_bytes(const PlanInput& input) { return input.model.layers * prefill_layer_bytes(input); }
 
 int64_t decode_bytes(const PlanInput& input) {
   const ModelConfig& m = input.model;
@@ -58,6 +60,7 @@ int64_t decode_bytes(const PlanInput& input) {
 TrafficPlan plan_traffic(const PlanInput& input) {
   TrafficPlan plan;
   plan.prefill = prefill_bytes(input);
+  plan.prefill_layer = prefill_layer_bytes(input);
   plan.evict = input.model.layers * eviction_sent_bytes(input);
   plan.reshard = input.model.layers * reshard_sent_bytes(input);
   plan.decode_per_token = decode_bytes(input);
