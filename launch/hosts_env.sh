@@ -26,13 +26,11 @@ fi
 export NCCL_DEBUG="${NCCL_DEBUG:-WARN}"
 # InfiniBand: an adapter that gets no answer tries for about 8 s (7 times 4 us x 2^18) before the ranks learn of it.
 export NCCL_IB_TIMEOUT="${NCCL_IB_TIMEOUT:-18}" NCCL_IB_RETRY_CNT="${NCCL_IB_RETRY_CNT:-7}"
-# The collectives of several groups are put on the devices in the order of the calls: without it two groups that share
-# ranks can wait for each other.
-export NCCL_LAUNCH_ORDER_IMPLICIT="${NCCL_LAUNCH_ORDER_IMPLICIT:-1}"
+# What restkv itself sets for NCCL, and why: dist/README.md.
 
 # What every rank needs in its environment, for mpirun -x.
 RESTKV_EXPORTS=()
-for name in NCCL_DEBUG NCCL_IB_TIMEOUT NCCL_IB_RETRY_CNT NCCL_LAUNCH_ORDER_IMPLICIT NCCL_SOCKET_IFNAME NCCL_NVLS_ENABLE \
+for name in NCCL_DEBUG NCCL_IB_TIMEOUT NCCL_IB_RETRY_CNT NCCL_SOCKET_IFNAME NCCL_NVLS_ENABLE \
             NCCL_IB_HCA LD_LIBRARY_PATH PATH; do
   if [ -n "${!name:-}" ]; then RESTKV_EXPORTS+=(-x "$name"); fi
 done

@@ -4,7 +4,9 @@
   plot.py RESULTS.jsonl [RESULTS.jsonl ...] [--out FOLDER]
 
 Every file holds the JSON lines of one or several runs; of points measured twice the last one counts, refused and failed
-ones are left out. Written: FOLDER/context.png, and FOLDER/ranks.png when there are points of several numbers of ranks.
+ones are left out. Written: FOLDER/context.png; FOLDER/ranks.png when there are points of several numbers of ranks; and
+FOLDER/scaling.png (time and efficiency over ranks) when there are, or when a file holds projections of `restkv plan`
+(plan.file) or predictions beside measurements: those are dashed, with open markers.
 Needs matplotlib.
 """
 
@@ -54,11 +56,11 @@ def read_points(path):
                     fail(f"{path}:{number}: found no JSON object, expected the lines that restkv bench writes")
                 if not isinstance(entry, dict) or "kind" not in entry:
                     fail(f"{path}:{number}: found no line of restkv bench (they have a member \"kind\")")
-                if entry["kind"] != "point" or entry["status"] != "ok":
+                if entry["kind"] not in ("point", "projection") or entry["status"] != "ok":
                     continue
                 entry["file"] = os.path.splitext(os.path.basename(path))[0]
                 key = (entry["model"], entry["layers"], entry["policy"], budget_name(entry), entry["batch"],
-                       layout_name(entry), entry["context"], entry["layout"]["device"])
+                       layout_name(entry), entry["context"], entry["layout"]["device"], entry["kind"])
                 points[key] = entry
     except OSError as error:
         fail(f"{path}: {error.strerror}")
@@ -100,6 +102,69 @@ def over_ranks(points):
     return series(points, "ranks", {"layout", "file"} if joined else {"layout"})
 
 
+def times_of(points):
+    """[(what is drawn, ranks, prefill s, decode ms)] of measurements, predictions beside them, and projections."""
+    rows = []
+    for p in points:
+        if p["kind"] == "projection":
+            rows.append(("projection", p, p["prefill"]["s"], p["decode"]["ms"]))
+            continue
+        rows.append(("measured", p, p["prefill"]["s"], p["decode"]["ms"]))
+        if "prediction" in p:
+            rows.append(("predicted", p, p["prediction"]["prefill_s"], p["prediction"]["decode_ms"]))
+    return rows
+
+
+def scaling_lines(points):
+    """{(kind, label): [(ranks, prefill s, decode ms)]}: of layouts of as many ranks the fastest prefill counts. A label names
+    only what differs."""
+    rows = times_of(points)
+    parts = [label_parts(p) for _, p, _, _ in rows]
+    names = [n for n in ("model", "policy", "batch", "context") if len({part[n] for part in parts}) > 1]
+    lines = {}
+    for (kind, point, prefill, decode), part in zip(rows, parts):
+        line = lines.setdefault((kind, ", ".join(part[n] for n in names) or part["policy"]), {})
+        ranks = point["ranks"]
+        if ranks not in line or prefill < line[ranks][0]:
+            line[ranks] = (prefill, decode)
+    return {key: sorted((ranks, *times) for ranks, times in line.items()) for key, line in lines.items()}
+
+
+def draw_scaling(plt, points, path):
+    lines = scaling_lines(points)
+    labels = sorted({label for _, label in lines})
+    styles = {"measured": ("-", "full"), "predicted": ("--", "none"), "projection": (":", "none")}
+    figure, axes = plt.subplots(2, 2, figsize=(13, 10))
+    panels = (("prefill", "s", 1, False), ("decode step", "ms", 2, False),
+              ("prefill, efficiency over the smallest layout", "", 1, True),
+              ("decode, efficiency over the smallest layout", "", 2, True))
+    ticks = sorted({row[0] for line in lines.values() for row in line})
+    for panel, (title, unit, column, efficiency) in zip(axes.flat, panels):
+        for (kind, label), line in sorted(lines.items()):
+            base = line[0]
+            values = [base[column] * base[0] / (row[column] * row[0]) if efficiency else row[column] for row in line]
+            style, fill = styles[kind]
+            panel.plot([row[0] for row in line], values, linestyle=style, marker="o", markersize=5, fillstyle=fill,
+                       color=f"C{labels.index(label) % 10}", label=f"{label}, {kind}")
+        panel.set_title(title)
+        panel.set_xlabel("ranks")
+        panel.set_ylabel(unit)
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(ticks, [str(t) for t in ticks])
+        panel.minorticks_off()
+        if efficiency:
+            panel.set_ylim(0, 1.15)
+        else:
+            panel.set_yscale("log")
+        panel.grid(True, which="both", alpha=0.3)
+    handles, names = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="lower center", ncols=min(3, len(names)), fontsize=8)
+    figure.tight_layout(rect=(0, 0.03 + 0.02 * ((len(names) + 2) // 3), 1, 1))
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    print(path)
+
+
 def draw(plt, lines, axis_name, path):
     figure, axes = plt.subplots(3, 2, figsize=(13, 14))
     for panel, (title, unit, value) in zip(axes.flat, PANELS):
@@ -128,9 +193,10 @@ def main():
     parser.add_argument("results", nargs="+", help="files of JSON lines")
     parser.add_argument("--out", default=".", help="folder of the PNG files (default: this one)")
     arguments = parser.parse_args()
-    points = [p for path in arguments.results for p in read_points(path).values()]
-    if not points:
-        fail("the files hold no measured point (status \"ok\")")
+    everything = [p for path in arguments.results for p in read_points(path).values()]
+    points = [p for p in everything if p["kind"] == "point"]
+    if not everything:
+        fail("the files hold no measured point and no projection (status \"ok\")")
     try:
         import matplotlib
     except ImportError:
@@ -139,9 +205,12 @@ def main():
     import matplotlib.pyplot as plt
 
     os.makedirs(arguments.out, exist_ok=True)
-    draw(plt, series(points, "context", {"context"}), "context, tokens", os.path.join(arguments.out, "context.png"))
+    if points:
+        draw(plt, series(points, "context", {"context"}), "context, tokens", os.path.join(arguments.out, "context.png"))
     if len({p["ranks"] for p in points}) > 1:
         draw(plt, over_ranks(points), "ranks", os.path.join(arguments.out, "ranks.png"))
+    if len({p["ranks"] for p in everything}) > 1:
+        draw_scaling(plt, everything, os.path.join(arguments.out, "scaling.png"))
 
 
 if __name__ == "__main__":

@@ -50,12 +50,15 @@ Sequence Transformer::prefill(std::span<const int32_t> tokens, const PrefillOpti
 void Transformer::run_layers(PrefillState& s, const PrefillOptions& options, Sequence& sequence) {
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
     activity().layer = layer;
+    const std::array<int64_t, 3> sent = {s.report.exchange_bytes, s.report.evict_bytes, s.report.reshard_bytes};
     const LayerWeights& w = weights_.layers[layer];
     attention(layer, w, s);
     project_output(w, s);
     mlp(w, s);
     settle(s, {0, s.L_lc});
     evict(layer, w, s, sequence);
+    s.report.layer_bytes.push_back(
+        {s.report.exchange_bytes - sent[0], s.report.evict_bytes - sent[1], s.report.reshard_bytes - sent[2]});
     if (options.progress) options.progress(layer + 1, config_.layers);
   }
 }

@@ -1,6 +1,7 @@
 // One request between its prefill and its last token: the cache and what is known of it.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -23,6 +24,7 @@ struct PrefillReport {
   int64_t exchange_bytes = 0;                       ///< sent by this rank for K/V gather and tensor-parallel sums
   int64_t evict_bytes = 0;                          ///< sent by this rank for the decision
   int64_t reshard_bytes = 0;                        ///< sent by this rank to bring kept rows to their decoding ranks
+  std::vector<std::array<int64_t, 3>> layer_bytes;  ///< [layers] of these three what each layer sent
 
   bool evicted = false;
   std::string reason;                             ///< why nothing was evicted, in words; empty when it was

@@ -9,6 +9,7 @@
 #include "dist/base/error.h"
 #include "dist/base/mix.h"
 #include "dist/base/stopwatch.h"
+#include "launch/results/record.h"
 #include "model/decode_batch.h"
 
 namespace restkv {
@@ -95,6 +96,7 @@ void GroupMeasurement::measure_prefills() {
   prefills_.report = std::move(reports[median]);
   prefills_.prefill_phases = prefills_.report.phases;
   combine(grid_.control(), prefills_.prefill_phases);
+  prefills_.report.layer_bytes = sum_layer_bytes(grid_.control(), prefills_.report.layer_bytes);
   sequences_.push_back(std::move(*sequence));
 }
 

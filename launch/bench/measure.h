@@ -18,7 +18,7 @@ struct BenchResult {
   std::vector<double> prefill_seconds;    ///< of every measured prefill, in their order
   double prefill_s = 0.0;                 ///< their median: of an even number the lower of the middle two
   std::vector<PhaseTime> prefill_phases;  ///< of the prefill that is the median; bytes over all ranks
-  PrefillReport report;                   ///< of the first sequence
+  PrefillReport report;                   ///< of the first sequence; layer_bytes over all ranks
 
   std::vector<double> step_seconds;      ///< of every measured decode step, ascending
   double step_s = 0.0;                   ///< their median

@@ -115,6 +115,7 @@ Json prefill_json(const BenchPoint& point, const BenchSetting& setting) {
           {"gemm_ceiling_share", digits(rate / setting.ceilings.of(ranks_of(point)).gemm_flops, 4)},
           {"flops", {{"linear", cost.linear}, {"attention", cost.attention}, {"head", cost.head}}},
           {"memory_work", {{"elementwise", digits(point.work.elementwise)}, {"scoring", digits(point.work.scoring)}}},
+          {"sent_by_layer", r.report.layer_bytes},
           {"phases", to_json(r.prefill_phases)}};
 }
 

@@ -132,7 +132,7 @@ class Predictor {
     const CacheConfig& cache = in_.config.cache;
     const PolicyExchanges use = exchanges();
     const ExchangeBytes sent =
-        eviction_exchange_bytes(cache, shard_of(0).resident.heads, partition_, 0, in_.tensor_size());
+        eviction_exchange_bytes(cache, shard_of(0).resident.heads, partition_, 0, in_.tensor_size(), {in_.device});
     // Four histograms a selection, one sum of the top sets.
     const double calls = (use.softmax ? 1.0 : 0.0) + (use.output_rows > 0 ? 1.0 : 0.0) + (use.top_sets ? 5.0 : 0.0) +
                          (use.past_scores ? 1.0 : 0.0) + 4.0 + (in_.window_queries ? 1.0 : 0.0);

@@ -22,7 +22,7 @@ int64_t layer_sums(const PlanInput& input, int64_t L_lc) {
   return sent;
 }
 
-int64_t prefill_bytes(const PlanInput& input) {
+int64_t prefill_layer_bytes(const PlanInput& input) {
   const ModelConfig& m = input.model;
   int sequence = input.sequence_size(), tensor = input.tensor_size();
   SequencePartition partition(input.L, sequence);
@@ -32,10 +32,16 @@ int64_t prefill_bytes(const PlanInput& input) {
     int64_t kv = split_heads(m.Hq, m.Hkv, tensor, t).kv.size() * m.d;
     per_layer += 2 * collective::sent_by_all_gather(sequence, input.L * kv * device_sizes(input.device).kv);
   }
+  return per_layer;
+}
+
+int64_t prefill_bytes(const PlanInput& input) {
+  const int sequence = input.sequence_size(), tensor = input.tensor_size();
+  const SequencePartition partition(input.L, sequence);
   int64_t embedding = 0;
   for (int s = 0; s < sequence; ++s)
-    embedding += tensor * collective::sent_by_all_reduce(tensor, partition.local_size(s) * m.hidden * kF32);
-  return embedding + m.layers * per_layer;
+    embedding += tensor * collective::sent_by_all_reduce(tensor, partition.local_size(s) * input.model.hidden * kF32);
+  return embedding + input.model.layers * prefill_layer_bytes(input);
 }
 
 int64_t decode_bytes(const PlanInput& input) {
@@ -61,6 +67,7 @@ int64_t decode_bytes(const PlanInput& input) {
 TrafficPlan plan_traffic(const PlanInput& input) {
   TrafficPlan plan;
   plan.prefill = prefill_bytes(input);
+  plan.prefill_layer = prefill_layer_bytes(input);
   plan.evict = input.model.layers * eviction_sent_bytes(input);
   plan.reshard = input.model.layers * reshard_sent_bytes(input);
   plan.decode_per_token = decode_bytes(input);

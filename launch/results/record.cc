@@ -39,6 +39,11 @@ Json milliseconds_per_token(const Generation& generation, const RequestSummary& 
 
 }  // namespace
 
+std::vector<std::array<int64_t, 3>> sum_layer_bytes(Communicator& world, std::vector<std::array<int64_t, 3>> own) {
+  if (!own.empty()) world.all_reduce(std::span<int64_t>(own.front().data(), 3 * own.size()));
+  return own;
+}
+
 RequestSummary summarize(Communicator& world, const Generation& generation, int64_t peak_bytes,
                          int64_t peak_resident_bytes) {
   const PrefillReport& p = generation.prefill;
@@ -54,6 +59,7 @@ RequestSummary summarize(Communicator& world, const Generation& generation, int6
   s.sent_evict = sent[1];
   s.sent_reshard = sent[2];
   s.sent_decode = sent[3];
+  s.sent_by_layer = sum_layer_bytes(world, p.layer_bytes);
   auto gather = [&](int64_t mine) {
     std::vector<int64_t> all(static_cast<size_t>(world.size()));
     world.all_gather(&mine, all.data(), 1, DType::i64);
@@ -96,6 +102,7 @@ std::string to_json_line(const Request& request, const Generation& generation, c
                      {"evict", summary.sent_evict},
                      {"reshard", summary.sent_reshard},
                      {"decode", summary.sent_decode}};
+  j["bytes_sent_by_layer"] = summary.sent_by_layer;
   j["layout"] = {{"sequence", layout.sequence},
                  {"tensor", layout.tensor},
                  {"decode", layout.decode},

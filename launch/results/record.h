@@ -1,6 +1,7 @@
 // A finished request as one JSON line, and as the table that ends a run. launch/README.md lists the members.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -20,7 +21,11 @@ struct RequestSummary {
   std::vector<int64_t> peak_resident_bytes;  ///< [ranks] largest resident size of the process so far
   std::vector<int64_t> cache_bytes;          ///< [ranks] rows in use after prefill
   int64_t sent_prefill = 0, sent_evict = 0, sent_reshard = 0, sent_decode = 0;
+  std::vector<std::array<int64_t, 3>> sent_by_layer;  ///< [layers] prefill, evict, reshard
 };
+
+/// PrefillReport::layer_bytes over all ranks. Collective over the world.
+std::vector<std::array<int64_t, 3>> sum_layer_bytes(Communicator& world, std::vector<std::array<int64_t, 3>> own);
 
 /// Collective over the world; every rank gets the same.
 RequestSummary summarize(Communicator& world, const Generation& generation, int64_t peak_bytes,

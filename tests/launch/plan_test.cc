@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 
 #include "dist/base/error.h"
 #include "launch/plan/context_choice.h"
@@ -66,6 +67,15 @@ TEST_P(PlanAgainstRun, MemoryAndBytes) {
   auto evict = r["bytes_sent"]["evict"].get<double>(), reshard = r["bytes_sent"]["reshard"].get<double>();
   EXPECT_NEAR(static_cast<double>(traffic.evict), evict, 0.05 * evict);
   EXPECT_NEAR(static_cast<double>(traffic.reshard), reshard, 0.25 * reshard);
+  std::array<int64_t, 3> sums = {};
+  ASSERT_EQ(r["bytes_sent_by_layer"].size(), static_cast<size_t>(input.model.layers));
+  for (const auto& layer : r["bytes_sent_by_layer"]) {
+    EXPECT_EQ(layer[0], traffic.prefill_layer);
+    EXPECT_NEAR(layer[1].get<double>(), evict / static_cast<double>(input.model.layers), 0.05 * evict);
+    for (size_t i = 0; i < 3; ++i) sums[i] += layer[i].get<int64_t>();
+  }
+  EXPECT_EQ(sums[1], r["bytes_sent"]["evict"]);
+  EXPECT_EQ(sums[2], r["bytes_sent"]["reshard"]);
 
   std::vector<int64_t> peaks = r["peak_bytes"];
   auto measured = static_cast<double>(*std::max_element(peaks.begin(), peaks.end()));

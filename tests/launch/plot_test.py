@@ -60,7 +60,30 @@ class Plot(unittest.TestCase):
     def test_runs_of_several_ranks(self):
         one = self.write("one.jsonl", [point(512, "full"), point(512, "restkv")])
         two = self.write("two.jsonl", [point(512, "full", 2), point(512, "restkv", 2)])
-        self.expect_pngs(self.plot(one, two), ["context.png", "ranks.png"])
+        self.expect_pngs(self.plot(one, two), ["context.png", "ranks.png", "scaling.png"])
+
+    @unittest.skipUnless(HAS_MATPLOTLIB, "matplotlib is not installed")
+    def test_predictions_and_projections(self):
+        predicted = [dict(point(512, "full", n), prediction={"prefill_s": 0.06 / n, "decode_ms": 1.4}) for n in (1, 2)]
+        projected = [dict(point(512, "full", n), kind="projection") for n in (1, 64, 512)]
+        self.expect_pngs(self.plot(self.write("a.jsonl", [*predicted, {"kind": "links"}, *projected])),
+                         ["context.png", "ranks.png", "scaling.png"])
+        os.remove(os.path.join(self.folder, "out", "context.png"))
+        os.remove(os.path.join(self.folder, "out", "ranks.png"))
+        self.expect_pngs(self.plot(self.write("b.jsonl", projected)), ["scaling.png"])
+
+    def test_lines_over_ranks(self):
+        spec = importlib.util.spec_from_file_location("plot", PLOT)
+        plot = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(plot)
+        points = [dict(point(512, "full", n), prediction={"prefill_s": 0.5 / n, "decode_ms": 2.0}) for n in (2, 1)]
+        points.append(dict(point(512, "full", 8), kind="projection"))
+        for p in points:
+            p["file"] = "a"
+        self.assertEqual(plot.scaling_lines(points), {
+            ("measured", "full"): [(1, 0.0512, 1.5), (2, 0.0512, 1.5)],
+            ("predicted", "full"): [(1, 0.5, 2.0), (2, 0.25, 2.0)],
+            ("projection", "full"): [(8, 0.0512, 1.5)]})
 
     def test_mistakes(self):
         for entries, why in ((["nonsense\n"], "a.jsonl:1: found no JSON object"),
