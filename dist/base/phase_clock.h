@@ -16,6 +16,9 @@ struct PhaseTime {
   std::string name;
   double seconds = 0.0;
   int64_t bytes = 0;  ///< sent to other ranks in this phase
+  /// Where phases of several ranks are combined: of the rank that took least. Phases with an exchange contain the wait
+  /// for ranks that come to it later; the one that comes last does not wait.
+  double least_seconds = 0.0;
 };
 
 /// Adds `part` to `total`, phase by phase; new ones come last.

@@ -24,18 +24,21 @@ int64_t bytes_sent(const ProcessGrid& grid) {
   return grid.world().stats().bytes_sent + grid.sequence().stats().bytes_sent + grid.tensor().stats().bytes_sent;
 }
 
-/// The slowest rank's time and all ranks' bytes of every phase.
+/// The slowest and the fastest rank's time and all ranks' bytes of every phase.
 void combine(Communicator& world, std::vector<PhaseTime>& phases) {
-  std::vector<double> seconds;
+  std::vector<double> seconds, least;
   std::vector<int64_t> bytes;
   for (const PhaseTime& p : phases) {
     seconds.push_back(p.seconds);
     bytes.push_back(p.bytes);
   }
+  least = seconds;
   world.all_reduce(std::span<double>(seconds), ReduceOp::max);
+  world.all_reduce(std::span<double>(least), ReduceOp::min);
   world.all_reduce(std::span<int64_t>(bytes), ReduceOp::sum);
   for (size_t i = 0; i < phases.size(); ++i) {
     phases[i].seconds = seconds[i];
+    phases[i].least_seconds = least[i];
     phases[i].bytes = bytes[i];
   }
 }

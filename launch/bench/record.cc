@@ -33,7 +33,9 @@ std::string dump(const Json& json) { return json.dump(-1, ' ', false, Json::erro
 
 Json to_json(const std::vector<PhaseTime>& phases) {
   Json list = Json::array();
-  for (const PhaseTime& p : phases) list.push_back({{"name", p.name}, {"s", digits(p.seconds)}, {"bytes", p.bytes}});
+  for (const PhaseTime& p : phases)
+    list.push_back(
+        {{"name", p.name}, {"s", digits(p.seconds)}, {"least_s", digits(p.least_seconds)}, {"bytes", p.bytes}});
   return list;
 }
 
