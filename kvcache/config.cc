@@ -38,6 +38,8 @@ void check_pooling(const CacheConfig& config, const PolicyEntry& policy) {
 }
 
 void check_allocation(const CacheConfig& config, const PolicyEntry& policy) {
+  if (policy.name == "lacache" && config.allocation != Allocation::uniform)
+    fail_input("cache.allocation: found another, allowed with policy lacache, whose layers share a ladder: uniform");
   if (!deals_to_heads(config.allocation)) return;
   if (policy.unit == ScoreUnit::layer || policy.unit == ScoreUnit::layer_mean)
     fail_input("cache.allocation: found {}, allowed with policy {}, which keeps the same for all heads of a layer: {}",
@@ -93,6 +95,9 @@ void CacheConfig::validate() const {
   if (sinks < 0) fail_input("cache.sinks: found {}, allowed: numbers from 0 up", sinks);
   if (budget.fraction == 0.0 && budget.tokens < least_budget())
     fail_input("cache.budget: found {} tokens, allowed: at least {}", budget.tokens, describe_least_budget());
+  if (ladder_span < 0) fail_input("cache.ladder_span: found {}, allowed: numbers from 0 up", ladder_span);
+  if (ladder_overlap < 0) fail_input("cache.ladder_overlap: found {}, allowed: numbers from 0 up", ladder_overlap);
+  if (decode.every < 0) fail_input("decode.every: found {}, allowed: numbers from 0 up", decode.every);
   check_allocation(*this, entry);
   check_pooling(*this, entry);
   if (entry.needs_output_factors) check_reconstruction(*this);

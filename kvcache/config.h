@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <string>
 
+#include "kvcache/ladder.h"
+
 namespace restkv {
 
 /// Tokens kept per KV head and layer, the window included: a count, or a fraction of the prompt.
@@ -26,6 +28,13 @@ enum class Granularity { kv_head, query_head };
 enum class Allocation { uniform, pyramid, ada, ada_pyramid };
 constexpr bool deals_to_layers(Allocation a) { return a == Allocation::pyramid || a == Allocation::ada_pyramid; }
 constexpr bool deals_to_heads(Allocation a) { return a == Allocation::ada || a == Allocation::ada_pyramid; }
+
+/// When rows are evicted while tokens are generated.
+struct DecodeSchedule {
+  int64_t every = 0;    ///< tokens between two checks; 0: nothing is evicted while decoding
+  int64_t trigger = 0;  ///< rows of a head above which a check evicts; 0: its budget
+  int64_t target = 0;   ///< rows that are then left of it; 0: its budget
+};
 
 struct CacheConfig {
   std::string policy = "restkv";
@@ -50,8 +59,15 @@ struct CacheConfig {
   // random
   uint64_t seed = 0;
 
-  // streaming_llm
+  // streaming_llm, lacache
   int64_t sinks = 4;  ///< first positions, always kept
+
+  // lacache
+  int64_t ladder_span = 0;  ///< layers that keep one token; 0: half of the model's
+  int64_t ladder_overlap = 0;
+  LadderOffsets ladder_offsets = LadderOffsets::rotated;
+
+  DecodeSchedule decode;
 
   /// Throws InputError naming the key, the value found and what is allowed. Checks what does not depend on a prompt.
   void validate() const;

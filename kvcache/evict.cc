@@ -57,6 +57,10 @@ bool Evictor::evicts(int64_t L) const { return state_->entry.evicts && L > state
 
 bool Evictor::needs_window_queries() const { return state_->entry.needs_window_queries; }
 
+bool Evictor::needs_prompt_queries() const {
+  return state_->policy != nullptr && state_->policy->reads_prompt_queries();
+}
+
 bool Evictor::needs_output_factors() const { return state_->uses_output_factors(); }
 
 // Tokens that this layer keeps per head.
@@ -80,6 +84,8 @@ void Evictor::State::check_input(const LayerKv& layer) const {
   const bool has_heads = heads.Hq_lc() > 0;
   RESTKV_CHECK(!has_heads || !entry.needs_window_queries || layer.q_window.data != nullptr,
                "policy {} needs the window queries", entry.name);
+  RESTKV_CHECK(!has_heads || !policy->reads_prompt_queries() || layer.prompt.lse != nullptr || layer.k.rows == 0,
+               "policy {} needs the prompt's queries", entry.name);
   RESTKV_CHECK(!has_heads || !uses_output_factors() || layer.r != nullptr, "policy {} needs the output factors",
                entry.name);
 }
@@ -198,6 +204,7 @@ KeptRows Evictor::evict(const LayerKv& layer, EvictTrace* trace, PhaseClock* clo
   State& s = *state_;
   s.check_input(layer);
   const int64_t past_budget = s.checked_budget(layer) - s.config.window;
+  const int64_t past_tokens = s.policy->past_tokens(s.config, layer, past_budget);
   LocalShard shard;
   PolicyScores scores;
   {
@@ -210,7 +217,7 @@ KeptRows Evictor::evict(const LayerKv& layer, EvictTrace* trace, PhaseClock* clo
   if (s.entry.unit == ScoreUnit::query_head && s.config.granularity == Granularity::kv_head)
     scores.values = s.kv_head_scores(shard, scores.values);
   if (s.mean_over_layer()) scores.values = s.layer_scores(shard, scores.values);
-  KeptRows result = s.keep(*layer.partition, shard, scores.values, past_budget, trace);
+  KeptRows result = s.keep(*layer.partition, shard, scores.values, past_tokens, trace);
   result.head = s.cache_heads();
   const std::vector<int64_t> source = s.row_of_head();
   if (result.rows.size(0) != result.heads() || !source.empty()) {

@@ -16,6 +16,14 @@
 
 namespace restkv {
 
+/// All queries of the prompt, for policies that read them: CPU ranks.
+struct PromptQueries {
+  MatrixView q;  ///< [L_lc, Hq_lc * d] rotated queries of the local positions
+  MatrixView k;  ///< [L, Hkv_lc * d] rotated keys of all positions, in global order
+  /// [Hq_lc, L_lc] natural logarithm of the sum of exp of the scaled causal scores of each query.
+  const float* lse = nullptr;
+};
+
 /// One layer's input on this rank. Everything lives on the context's device; q_window, k and v are dense and of one
 /// dtype: f32 on CPU ranks, bf16 or f32 on GPUs.
 struct LayerKv {
@@ -26,8 +34,9 @@ struct LayerKv {
   MatrixView v;         ///< [L_lc, Hkv_lc * d]
   /// [Hq_lc, d, d] upper triangular R_h with R_h^T R_h = W_O,h W_O,h^T (output_factors.h); null unless use_wo.
   const float* r = nullptr;
-  /// Of the model; read where the allocation deals to layers.
+  /// Of the model; read where layers differ in what they keep.
   int64_t layers = 0;
+  PromptQueries prompt = {};  ///< read where Evictor::needs_prompt_queries()
 };
 
 /// For tests and diagnosis: what the decision was made on. Filling it waits for the device.
@@ -53,6 +62,8 @@ class Evictor {
   bool evicts(int64_t L) const;
   /// Whether the policy reads LayerKv::q_window / LayerKv::r.
   bool needs_window_queries() const;
+  /// Whether it reads LayerKv::prompt.
+  bool needs_prompt_queries() const;
   bool needs_output_factors() const;
 
   /// Collective over `sequence` (and `tensor`, see above). Preconditions: the policy evicts, L is at least the budget.

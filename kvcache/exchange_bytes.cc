@@ -84,11 +84,16 @@ ExchangeBytes eviction_exchange_bytes(const CacheConfig& config, const HeadLayou
   bytes.sequence += collective::sent_by_all_gather(ranks, blocks * Hq_lc * use.output_rows * heads.d * f32);
   const int64_t selection = selection_rows(config, heads);
   if (where.device == Device::gpu) {
-    const int64_t k = layer_budget(config, shard.L, where.layer, where.layers) - config.window;
+    LayerKv layer;
+    layer.layer = where.layer, layer.layers = where.layers, layer.partition = &partition;
+    const int64_t k = entry.make(config)->past_tokens(
+        config, layer, layer_budget(config, shard.L, where.layer, where.layers) - config.window);
     bytes.sequence += gpu_bytes(use, partition, rows, Hq_lc, shard.P, k, selection);
   } else {
     bytes.sequence += cpu_bytes(use, ranks, rows, Hq_lc, shard.past_count(), selection);
   }
+  if (use.column_sums)
+    bytes.sequence += collective::sent_by_all_reduce(ranks, Hq_lc * shard.L * static_cast<int64_t>(sizeof(int64_t)));
   const bool mean_over_group = entry.unit == ScoreUnit::query_head && config.granularity == Granularity::kv_head;
   if (entry.unit == ScoreUnit::layer_mean || (mean_over_group && heads.groups_are_split(tensor_size)))
     bytes.tensor += collective::sent_by_all_gather(tensor_size, Hq_lc * shard.stride * f32);

@@ -105,6 +105,25 @@ void KvCache::append(int64_t layer_index, const void* k, const void* v, const in
   }
 }
 
+void KvCache::retain(int64_t layer_index, int64_t head, const std::vector<int32_t>& rows) {
+  need_cpu(*ctx_, "KvCache::retain");
+  Layer& layer = layers_.at(static_cast<size_t>(layer_index));
+  const int64_t row_bytes = d_ * size_of(dtype_), first = layer.first_row.at(static_cast<size_t>(head));
+  int64_t at = 0;
+  for (const int64_t row : rows) {
+    RESTKV_CHECK(row >= at && row < layer.length[head], "row {} of {} after {}", row, layer.length[head], at);
+    // Rows only move down, one after the other: none is overwritten before it has moved.
+    if (row != at) {
+      for (const Tensor* t : {&layer.k, &layer.v})
+        std::memcpy(static_cast<char*>(t->raw()) + (first + at) * row_bytes,
+                    static_cast<const char*>(t->raw()) + (first + row) * row_bytes, static_cast<size_t>(row_bytes));
+      layer.position.data<int32_t>()[first + at] = layer.position.data<int32_t>()[first + row];
+    }
+    ++at;
+  }
+  layer.length[head] = at;
+}
+
 // Room for `extra` more rows in every head, and for half as many again as it holds.
 void KvCache::grow(int64_t layer_index, int64_t extra) {
   Layer& layer = layers_.at(static_cast<size_t>(layer_index));

@@ -42,6 +42,9 @@ class KvCache {
   /// Grows the storage when the reserve is used up (amortised).
   void append(int64_t layer, const void* k, const void* v, const int64_t* source_head, int64_t position);
 
+  /// CPU ranks: drops all rows of a head but `rows` (ascending). The storage stays for what is appended next.
+  void retain(int64_t layer, int64_t head, const std::vector<int32_t>& rows);
+
   /// CPU ranks: valid until the next store, append, ensure_room or clear of that layer.
   KvView view(int64_t layer) const;
 

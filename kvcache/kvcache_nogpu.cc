@@ -3,6 +3,7 @@
 #include "dist/base/error.h"
 #include "kvcache/scores/group_mean.h"
 #include "kvcache/scores/key_norms.h"
+#include "kvcache/scores/ladder_scores.h"
 #include "kvcache/scores/position_scores.h"
 #include "kvcache/scores/random_scores.h"
 #include "kvcache/scores/reconstruction.h"
@@ -50,6 +51,7 @@ void reconstruction_before(Context&, const HeadLayout&, const LocalShard&, const
 }
 void group_mean(Context&, const std::vector<std::vector<const float*>>&, int64_t, int64_t, float*) { absent(); }
 void key_norms(Context&, const HeadLayout&, const LocalShard&, const MatrixView&, float*) { absent(); }
+void ladder_scores(Context&, const LocalShard&, const LadderCuts&, float*) { absent(); }
 void position_scores(Context&, const LocalShard&, int64_t, float*) { absent(); }
 void random_scores(Context&, const HeadLayout&, const LocalShard&, uint64_t, int64_t, float*) { absent(); }
 

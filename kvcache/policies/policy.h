@@ -32,6 +32,7 @@ struct PolicyExchanges {
   int64_t output_rows = 0;   ///< rows per query head whose outputs are folded: 1 past_outputs(), W window_outputs()
   bool top_sets = false;     ///< top_position_sums()
   bool past_scores = false;  ///< begin_gather_past() of one row per query head
+  bool column_sums = false;  ///< column_scores()
 };
 
 class Policy {
@@ -41,11 +42,17 @@ class Policy {
   virtual PolicyScores score(LayerStatistics& layer) const = 0;
   /// Must name what score() exchanges; nothing by default.
   virtual PolicyExchanges exchanges(const CacheConfig&) const { return {}; }
+  /// Whether score() reads LayerKv::prompt.
+  virtual bool reads_prompt_queries() const { return false; }
   /// Whether score() reads LayerKv::r, for a policy whose entry says that it may.
   virtual bool uses_output_factors(const CacheConfig& config) const { return config.use_wo; }
+  /// Past positions that a head of this layer keeps, `past_budget` unless the policy has a rule of its own; never more.
+  virtual int64_t past_tokens(const CacheConfig&, const LayerKv&, int64_t past_budget) const { return past_budget; }
   /// Fewest past positions that a budget has to leave room for, beside the window.
   virtual int64_t least_past(const CacheConfig&) const { return 1; }
 };
+
+class DecodeRule;  // decode/decode_rule.h
 
 /// A line of the table in table.cc.
 struct PolicyEntry {
@@ -56,6 +63,7 @@ struct PolicyEntry {
   ScoreUnit unit = ScoreUnit::query_head;
   std::vector<Pooling> poolings;  ///< what `pooling` may be; empty: the policy does not pool
   std::unique_ptr<Policy> (*make)(const CacheConfig& config) = nullptr;
+  std::unique_ptr<DecodeRule> (*make_decode_rule)() = nullptr;  ///< null: not while decoding
 };
 
 /// All policies, in the order in which messages list them.
@@ -75,5 +83,10 @@ std::unique_ptr<Policy> make_sliding_window(const CacheConfig& config);
 std::unique_ptr<Policy> make_streaming_llm(const CacheConfig& config);
 std::unique_ptr<Policy> make_key_norm(const CacheConfig& config);
 std::unique_ptr<Policy> make_tova(const CacheConfig& config);
+std::unique_ptr<Policy> make_h2o(const CacheConfig& config);
+std::unique_ptr<Policy> make_lacache(const CacheConfig& config);
+
+/// The ladder of policy lacache: the window's tokens are its most recent ones. Throws InputError when it does not fit.
+LadderShape ladder_shape(const CacheConfig& config, int64_t layers, int64_t budget);
 
 }  // namespace restkv

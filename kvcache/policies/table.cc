@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "dist/base/error.h"
+#include "kvcache/decode/decode_rule.h"
 #include "kvcache/policies/policy.h"
 
 namespace restkv {
@@ -27,16 +28,19 @@ size_t edit_distance(std::string_view a, std::string_view b) {
 const std::vector<PolicyEntry>& policy_table() {
   using enum Pooling;
   using enum ScoreUnit;
-  // name, evicts, needs window queries, needs output factors, unit of its scores, poolings, constructor
+  // name, evicts, needs window queries, needs output factors, unit of its scores, poolings, constructor, rule while
+  // decoding
   static const std::vector<PolicyEntry> table = {
-      {"restkv", true, true, true, query_head, {adaptive, average, max, none}, make_restkv},
+      {"restkv", true, true, true, query_head, {adaptive, average, max, none}, make_restkv, make_rescoring_rule},
       {"full", false, false, false, kv_head, {}, nullptr},
-      {"random", true, false, false, kv_head, {}, make_random},
-      {"snapkv", true, true, false, query_head, {average, max, none}, make_snapkv},
-      {"sliding_window", true, false, false, layer, {}, make_sliding_window},
-      {"streaming_llm", true, false, false, layer, {}, make_streaming_llm},
-      {"tova", true, true, false, layer_mean, {}, make_tova},
-      {"key_norm", true, false, false, kv_head, {}, make_key_norm},
+      {"random", true, false, false, kv_head, {}, make_random, make_random_rule},
+      {"snapkv", true, true, false, query_head, {average, max, none}, make_snapkv, make_rescoring_rule},
+      {"sliding_window", true, false, false, layer, {}, make_sliding_window, make_position_rule},
+      {"streaming_llm", true, false, false, layer, {}, make_streaming_llm, make_position_rule},
+      {"h2o", true, false, false, query_head, {}, make_h2o, make_h2o_rule},
+      {"lacache", true, false, false, layer, {}, make_lacache, make_ladder_rule},
+      {"tova", true, true, false, layer_mean, {}, make_tova, make_tova_rule},
+      {"key_norm", true, false, false, kv_head, {}, make_key_norm, make_key_norm_rule},
   };
   return table;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "dist/base/error.h"
+#include "kvcache/statistics/column_sums.h"
 #include "kvcache/statistics/exchange.h"
 #include "kvcache/statistics/window_logits.h"
 #include "kvcache/statistics/window_output.h"
@@ -57,6 +58,15 @@ Tensor LayerStatistics::attention(RowReduction reduction, double alpha, bool wit
     run(nullptr);
   }
   return a;
+}
+
+Tensor LayerStatistics::column_scores() {
+  Tensor sums = ctx_.empty(DType::i64, {heads_.Hq_lc(), shard_.L});
+  column_sums(ctx_, heads_, shard_, layer_.prompt, sums.data<int64_t>());
+  if (sequence_.size() > 1) sequence_.all_reduce(sums.raw(), sums.numel(), DType::i64, ReduceOp::sum);
+  Tensor scores = new_rows(heads_.Hq_lc());
+  restkv::column_scores(ctx_, heads_, shard_, sums.data<int64_t>(), scores.data<float>());
+  return scores;
 }
 
 Tensor LayerStatistics::past_outputs(const Tensor& a) {

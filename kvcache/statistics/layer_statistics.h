@@ -41,6 +41,8 @@ class LayerStatistics {
   /// with_top_sets: top_position_sums() will be asked for too; a GPU then reads the logits once for both, and in a
   /// group their exchange begins here and runs beside what comes next.
   Tensor attention(RowReduction reduction, double alpha = 1.0, bool with_top_sets = false);
+  /// [Hq_lc, stride] (f32): attention that the local positions get from all prompt queries. Collective.
+  Tensor column_scores();
   /// [Hq_lc, d]: sum over the past of a[h, i] * v_i. Collective.
   Tensor past_outputs(const Tensor& a);
   /// [Hq_lc * W, d]: attention output of every window row over all positions. Collective at the first call.

@@ -135,8 +135,33 @@ std::vector<KeySpec> cache_keys() {
                FIELD(cache.beta)),
       unsigned_key("cache.seed", kResults, "`random`: seed of the choice.", FIELD(cache.seed)),
       integer_key("cache.sinks", "tokens", kResults,
-                  "`streaming_llm`: first prompt tokens, always kept; the budget holds them and the window.", 0, kMost,
-                  FIELD(cache.sinks)),
+                  "`streaming_llm`, `lacache`: first prompt tokens, always kept; the budget holds them and the window.",
+                  0, kMost, FIELD(cache.sinks)),
+      integer_key("cache.ladder_span", "layers", kResults,
+                  "`lacache`: layers that keep one and the same token. 0: half of the model's.", 0, 4096,
+                  FIELD(cache.ladder_span)),
+      integer_key("cache.ladder_overlap", "layers", kResults,
+                  "`lacache`: layers in which neighbouring steps of the ladder overlap; less than the span.", 0, 4096,
+                  FIELD(cache.ladder_overlap)),
+      choice_key(
+          "cache.ladder_offsets", kResults,
+          "`lacache`: where a layer's step lies. `rotated`: by the layer's number in turns, as the published code "
+          "does. `contiguous`: early layers keep early tokens, as the paper draws it.",
+          {"rotated", "contiguous"}, FIELD(cache.ladder_offsets)),
+  };
+}
+
+std::vector<KeySpec> decode_keys() {
+  return {
+      integer_key("decode.every", "tokens", kResults,
+                  "New tokens between two checks of the cache while decoding, with the rule of `cache.policy`. 0: "
+                  "nothing is evicted while decoding. CPU ranks.",
+                  0, kMost, FIELD(cache.decode.every)),
+      integer_key("decode.trigger", "tokens", kResults,
+                  "A check evicts when a head holds more than this. 0: its budget.", 0, kMost,
+                  FIELD(cache.decode.trigger)),
+      integer_key("decode.target", "tokens", kResults, "What an eviction leaves of a head. 0: its budget.", 0, kMost,
+                  FIELD(cache.decode.target)),
   };
 }
 
@@ -252,8 +277,8 @@ std::string last_part(const std::string& name) { return name.substr(name.rfind('
 const std::vector<KeySpec>& run_keys() {
   static const std::vector<KeySpec> keys = [] {
     std::vector<KeySpec> all;
-    for (auto section : {model_keys(), parallel_keys(), cache_keys(), prompt_keys(), generate_keys(), output_keys(),
-                         bench_keys(), plan_keys()})
+    for (auto section : {model_keys(), parallel_keys(), cache_keys(), decode_keys(), prompt_keys(), generate_keys(),
+                         output_keys(), bench_keys(), plan_keys()})
       for (KeySpec& key : section) all.push_back(std::move(key));
     return all;
   }();

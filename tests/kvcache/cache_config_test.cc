@@ -37,7 +37,7 @@ TEST(CacheConfig, UnknownPolicyListsTheKnownOnes) {
   const std::string text = refusal([](CacheConfig& c) { c.policy = "snapkw"; });
   EXPECT_EQ(text,
             "cache.policy: found 'snapkw', allowed: restkv, full, random, snapkv, sliding_window, "
-            "streaming_llm, tova, key_norm; nearest is 'snapkv'");
+            "streaming_llm, h2o, lacache, tova, key_norm; nearest is 'snapkv'");
 }
 
 TEST(CacheConfig, RefusesEachBadValue) {
@@ -123,6 +123,7 @@ TEST(Evictor, SaysWhatItNeeds) {
   EXPECT_FALSE(evictor("key_norm", true).needs_window_queries());
   EXPECT_FALSE(evictor("sliding_window", true).needs_window_queries());
   EXPECT_FALSE(evictor("streaming_llm", true).needs_window_queries());
+  EXPECT_FALSE(evictor("lacache", true).needs_window_queries());
   EXPECT_FALSE(evictor("snapkv", true).needs_output_factors());
   EXPECT_FALSE(evictor("random", true).needs_window_queries());
   EXPECT_FALSE(evictor("full", true).needs_window_queries());

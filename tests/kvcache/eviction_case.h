@@ -20,7 +20,9 @@ struct EvictionCase {
   int64_t block_size = 0;   ///< 0: the partition's own
   std::vector<float> q;     ///< [Hq, W, d]
   std::vector<float> k, v;  ///< [Hkv, L, d]
-  std::vector<float> wo;    ///< [hidden, Hq * d]; empty without output projection
+  /// Policies that read all queries: [Hq, L, d], and the log-sum-exp of their causal scores [Hq, L]; else empty.
+  std::vector<float> q_all, lse;
+  std::vector<float> wo;  ///< [hidden, Hq * d]; empty without output projection
   CacheConfig config;
 
   int64_t P() const { return L - config.window; }
@@ -49,6 +51,30 @@ inline Tensor case_matrix(Context& ctx, const std::vector<float>& values, DType 
   half.reserve(values.size());
   for (float x : values) half.push_back(to_bf16(x));
   return ctx.to_device(half.data(), dtype, {rows, cols});
+}
+
+/// What PromptQueries views on one rank.
+struct PromptTensors {
+  Tensor q, k, lse;
+};
+
+inline PromptTensors prompt_tensors(Context& ctx, const EvictionCase& c, const HeadLayout& heads,
+                                    const SequencePartition& partition, int rank, DType dtype) {
+  const int64_t L_lc = partition.local_size(rank), Hq_lc = heads.Hq_lc(), Hkv_lc = heads.Hkv_lc(), d = c.d;
+  std::vector<float> q(static_cast<size_t>(L_lc * Hq_lc * d)), k(static_cast<size_t>(c.L * Hkv_lc * d)),
+      lse(static_cast<size_t>(Hq_lc * L_lc));
+  for (int64_t i = 0; i < L_lc; ++i)
+    for (int64_t h = 0; h < Hq_lc; ++h) {
+      const int64_t at = (heads.local.q.begin + h) * c.L + partition.global_position(rank, i);
+      std::copy_n(&c.q_all[static_cast<size_t>(at * d)], d, &q[static_cast<size_t>((i * Hq_lc + h) * d)]);
+      lse[static_cast<size_t>(h * L_lc + i)] = c.lse[static_cast<size_t>(at)];
+    }
+  for (int64_t i = 0; i < c.L; ++i)
+    for (int64_t g = 0; g < Hkv_lc; ++g)
+      std::copy_n(&c.k[static_cast<size_t>(((heads.local.kv.begin + g) * c.L + i) * d)], d,
+                  &k[static_cast<size_t>((i * Hkv_lc + g) * d)]);
+  return {case_matrix(ctx, q, dtype, L_lc, Hq_lc * d), case_matrix(ctx, k, dtype, c.L, Hkv_lc * d),
+          case_matrix(ctx, lse, DType::f32, Hq_lc, L_lc)};
 }
 
 /// On the context's device, with q, k, v and wo in `dtype`.
@@ -86,6 +112,11 @@ inline RankResult evict_case(Context& ctx, const EvictionCase& c, Communicator& 
                 MatrixView(v_there),
                 c.wo.empty() ? nullptr : r.data<float>(),
                 c.layers};
+  PromptTensors prompt;
+  if (!c.q_all.empty()) {
+    prompt = prompt_tensors(ctx, c, heads, partition, sequence.rank(), dtype);
+    layer.prompt = {MatrixView(prompt.q), MatrixView(prompt.k), prompt.lse.data<float>()};
+  }
   KeptRows kept = evictor.evict(layer, &trace);
   result.head = kept.head;
   if (!kept.kernel.empty()) result.kernel = ctx.to_host<int64_t>(kept.kernel);

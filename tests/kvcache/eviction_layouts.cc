@@ -23,6 +23,12 @@ TEST(EvictionLayouts, SameBitsOnEveryGrid) {
   for (const auto& [name, shape] : case_shapes())
     for (const CacheConfig& config : case_configs())
       cases.push_back(random_case(name + ", " + config.policy, shape, config, seed++));
+  for (const auto& [name, shape] : case_shapes())
+    for (const CacheConfig& config : lacache_configs())
+      if (EvictionCase c = random_case(name + ", lacache", shape, config, seed++); ladder_fits(c)) cases.push_back(c);
+  for (const auto& [name, shape] : case_shapes())
+    for (const CacheConfig& config : h2o_configs())
+      if (shape.L <= 700) cases.push_back(random_case(name + ", h2o", shape, config, seed++));
   std::vector<RankResult> expected;
   for (const EvictionCase& c : cases) expected.push_back(alone(c));
   for (auto [sequence_size, tensor_size] : all_layouts()) {

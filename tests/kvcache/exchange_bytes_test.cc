@@ -9,7 +9,7 @@ namespace {
 
 TEST(ExchangeBytes, EqualWhatTheCommunicatorsCount) {
   using enum Granularity;
-  std::vector<CacheConfig> configs(13);
+  std::vector<CacheConfig> configs(15);
   configs[1].mode = ScoreMode::before;
   configs[2].pooling = Pooling::none;
   configs[3].granularity = query_head;
@@ -25,6 +25,8 @@ TEST(ExchangeBytes, EqualWhatTheCommunicatorsCount) {
   configs[12].policy = "key_norm";
   configs[12].allocation = Allocation::ada_pyramid;
   configs[12].granularity = query_head;
+  configs[13].policy = "h2o";
+  configs[14].policy = "lacache";
   int64_t total = 0, split = 0;
   for (auto [sequence_size, tensor_size] : all_layouts()) {
     ProcessGrid grid = make_grid(sequence_size, tensor_size);

@@ -151,6 +151,67 @@ TEST(KeyNorm, ShortestKeys) {
     }
 }
 
+// The causal softmax of every prompt query, added up per key.
+Vector column_sums_of(const EvictionCase& c, int64_t head) {
+  Vector sums(static_cast<size_t>(c.L), 0.0);
+  for (int64_t i = 0; i < c.L; ++i) {
+    const float* q = &c.q_all[(head * c.L + i) * c.d];
+    Vector row;
+    for (int64_t j = 0; j <= i; ++j) {
+      const float* k = &c.k[(head / (c.Hq / c.Hkv) * c.L + j) * c.d];
+      double dot = 0.0;
+      for (int64_t x = 0; x < c.d; ++x) dot += static_cast<double>(q[x]) * static_cast<double>(k[x]);
+      row.push_back(std::exp(dot / std::sqrt(static_cast<double>(c.d))));
+    }
+    const double sum = std::accumulate(row.begin(), row.end(), 0.0);
+    for (size_t j = 0; j < row.size(); ++j) sums[j] += row[j] / sum;
+  }
+  return sums;
+}
+
+TEST(H2o, ColumnSumsOverThePrompt) {
+  uint32_t seed = 70;
+  for (Granularity granularity : {Granularity::kv_head, Granularity::query_head})
+    for (const CaseShape& shape :
+         {CaseShape{401, 100, 200, 6, 3, 24, 32}, CaseShape{260, 1, 50, 8, 1, 16}, CaseShape{300, 20, 60, 5, 5, 40}}) {
+      const EvictionCase c = random_case("h2o", shape, config_of("h2o", granularity), seed++);
+      const RankResult result = evict(c);
+      const bool per_query = granularity == Granularity::query_head;
+      ASSERT_EQ(static_cast<int64_t>(result.scores.size()), per_query ? c.Hq : c.Hkv);
+      for (size_t row = 0; row < result.scores.size(); ++row) {
+        Vector scores(static_cast<size_t>(c.L), 0.0);
+        const int64_t group = per_query ? 1 : c.Hq / c.Hkv;
+        for (int64_t j = 0; j < group; ++j) {
+          const Vector one = column_sums_of(c, static_cast<int64_t>(row) * group + j);
+          for (size_t i = 0; i < scores.size(); ++i) scores[i] += one[i] / static_cast<double>(group);
+        }
+        expect_top(c, scores, result, row, {row});
+      }
+    }
+}
+
+// One head, keys along two axes with logits 0, ln 3 or ln 2: rows (1), (1/2, 1/2), (1/5, 1/5, 3/5), (1/6, 1/6, 3/6,
+// 1/6), (1/4 each of 0, 1, 3 and the last; key 2 is not seen well by it).
+TEST(H2o, SmallCaseByHand) {
+  EvictionCase c;
+  c.L = 5, c.Hq = 1, c.Hkv = 1, c.d = 4;
+  c.config = config_of("h2o");
+  c.config.window = 1;
+  c.config.budget.tokens = 3;
+  c.q.assign(4, 0.0f), c.v.assign(20, 1.0f), c.k.assign(20, 0.0f), c.q_all.assign(20, 0.0f);
+  c.k[2 * 4] = 1.0f;
+  const float ln3 = static_cast<float>(std::log(3.0));
+  c.q_all[2 * 4] = c.q_all[3 * 4] = 2.0f * ln3;  // the scale is 1/2
+  c.q_all[4 * 4] = -200.0f;
+  for (double sum : {1.0, 2.0, 5.0, 6.0, 4.0}) c.lse.push_back(static_cast<float>(std::log(sum)));
+  const RankResult result = evict(c);
+  const double e4 = std::exp(-100.0) / 4.0;
+  const std::vector<double> expected = {1.0 + 0.5 + 0.2 + 1.0 / 6 + 0.25, 0.5 + 0.2 + 1.0 / 6 + 0.25, 0.6 + 0.5 + e4,
+                                        1.0 / 6 + 0.25};
+  for (size_t i = 0; i < expected.size(); ++i) EXPECT_NEAR(result.scores[0][i], expected[i], 1e-6) << i;
+  EXPECT_EQ(result.kept[0], (std::vector<int64_t>{0, 1, 4}));
+}
+
 TEST(KeyNorm, SmallCaseByHand) {
   EvictionCase c;
   c.L = 7, c.Hq = 1, c.Hkv = 1, c.d = 4;

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <random>
 
+#include "kvcache/policies/policy.h"
 #include "tests/kvcache/eviction_case.h"
 
 namespace restkv::testing {
@@ -63,6 +64,31 @@ inline void fill_content(EvictionCase& c, Content content, std::mt19937& random)
     }
 }
 
+/// Queries of the whole prompt for policies that read them, and the log-sum-exp of every row.
+inline void fill_prompt_queries(EvictionCase& c, Content content, std::mt19937& random) {
+  std::normal_distribution<float> normal;
+  const int64_t d = c.d;
+  c.q_all.resize(static_cast<size_t>(c.Hq * c.L * d));
+  for (float& x : c.q_all) x = content == Content::minus_inf ? 1.0f : normal(random);
+  if (content == Content::periodic)
+    for (int64_t i = 7 * d; i < static_cast<int64_t>(c.q_all.size()); ++i) c.q_all[i] = c.q_all[i - 7 * d];
+  for (int64_t h = 0; h < c.Hq; ++h)
+    for (int64_t i = 0; i < c.L; ++i) {
+      const float* q = &c.q_all[(h * c.L + i) * d];
+      std::vector<double> row;
+      for (int64_t j = 0; j <= i; ++j) {
+        const float* k = &c.k[(h / (c.Hq / c.Hkv) * c.L + j) * d];
+        double dot = 0.0;
+        for (int64_t x = 0; x < d; ++x) dot += static_cast<double>(q[x]) * static_cast<double>(k[x]);
+        row.push_back(dot / std::sqrt(static_cast<double>(d)));
+      }
+      const double max = *std::max_element(row.begin(), row.end());
+      double sum = 0.0;
+      for (double x : row) sum += std::exp(x - max);
+      c.lse.push_back(static_cast<float>(max + std::log(sum)));
+    }
+}
+
 inline EvictionCase random_case(const std::string& name, const CaseShape& s, CacheConfig config, uint32_t seed) {
   std::mt19937 random(seed);
   std::normal_distribution<float> normal;
@@ -78,6 +104,7 @@ inline EvictionCase random_case(const std::string& name, const CaseShape& s, Cac
   c.k.resize(static_cast<size_t>(s.Hkv * s.L * s.d));
   c.v.resize(c.k.size());
   fill_content(c, s.content, random);
+  if (config.policy == "h2o") fill_prompt_queries(c, s.content, random);
   if (config.policy == "restkv" && config.use_wo && config.reconstruction) {
     c.wo.resize(static_cast<size_t>((s.Hq * s.d + 3) * s.Hq * s.d));
     for (float& x : c.wo) x = 0.1f * normal(random);
@@ -144,6 +171,31 @@ inline std::vector<CacheConfig> case_configs() {
     all.push_back(snapkv);
   }
   return all;
+}
+
+/// For shapes whose budget leaves room for a ladder: ladder_fits().
+inline std::vector<CacheConfig> lacache_configs() {
+  std::vector<CacheConfig> all(3);
+  for (CacheConfig& config : all) config.policy = "lacache";
+  all[1].ladder_span = 2;
+  all[1].ladder_overlap = 1;
+  all[1].ladder_offsets = LadderOffsets::contiguous;
+  all[2].granularity = Granularity::query_head;
+  all[2].ladder_span = 1;
+  return all;
+}
+
+/// They need the queries of the whole prompt: random_case() makes them.
+inline std::vector<CacheConfig> h2o_configs() {
+  std::vector<CacheConfig> all(3);
+  for (CacheConfig& config : all) config.policy = "h2o";
+  all[1].granularity = Granularity::query_head;
+  all[2].allocation = Allocation::ada;
+  return all;
+}
+
+inline bool ladder_fits(const EvictionCase& c) {
+  return c.config.budget.tokens >= ladder_shape(c.config, c.layers, c.config.budget.tokens).least_capacity();
 }
 
 /// L, W, B, Hq, Hkv, d, block size, content

@@ -1,0 +1,61 @@
+// Eviction while decoding, as the transformer sees it: which ranks hold which rows and heads, and where the rules get
+// their queries from.
+#include <algorithm>
+#include <cmath>
+
+#include "dist/base/error.h"
+#include "kvcache/statistics/column_sums.h"
+#include "model/prefill_state.h"
+
+namespace restkv {
+
+std::unique_ptr<DecodeEvictor> Transformer::make_decode_evictor(const CacheConfig& cache) const {
+  if (cache.decode.every == 0) return nullptr;
+  const bool by_head = plan_.mode == DecodeMode::tensor;
+  const int tensor = grid_.tensor_size();
+  DecodeLayout layout;
+  layout.rows = by_head ? self_.get() : &grid_.sequence();
+  layout.heads = by_head ? &grid_.world() : &grid_.tensor();
+  layout.mine = plan_.decode.heads;
+  layout.resident = plan_.resident.heads.local;
+  for (int r = 0; r < layout.heads->size(); ++r) {
+    const int sequence_rank = by_head ? r / tensor : grid_.sequence_rank(), tensor_rank = by_head ? r % tensor : r;
+    layout.ranges.push_back(
+        make_shard_plan(config_, grid_.sequence_size(), tensor, sequence_rank, tensor_rank, plan_.mode)
+            .decode.heads.local);
+  }
+  return std::make_unique<DecodeEvictor>(ctx_, std::move(layout), cache, config_.layers);
+}
+
+// Whether the prefill keeps the queries of all positions, and not only those of the window.
+bool Transformer::needs_prompt_queries(int64_t L) const {
+  return (evictor_->evicts(L) && evictor_->needs_prompt_queries()) ||
+         (decode_evictor_ && decode_evictor_->needs_column_sums());
+}
+
+// Rows of the window that are gathered from the queries of the sequence group; 0: nobody reads them.
+int64_t Transformer::window_queries(int64_t L) const {
+  if (evictor_->evicts(L) && evictor_->needs_window_queries()) return cache_config_.window;
+  if (decode_evictor_ && decode_evictor_->needs_window_queries()) return std::min(L, cache_config_.window);
+  return 0;
+}
+
+// What the rules of decoding remember of a layer of the prompt.
+void Transformer::begin_decode_eviction(const PrefillState& s, const int64_t* column_sums, Sequence& sequence) const {
+  if (!decode_evictor_) return;
+  PromptEnd end;
+  if (!s.q_window.empty()) end.q_window = MatrixView(s.q_window);
+  end.column_sums = column_sums;
+  decode_evictor_->begin_layer(sequence.eviction, end, s.partition.length(), sequence.cache);
+}
+
+// q [Hq_lc, d] and lse [Hq_lc] are those of the token's attention, over the rows of all ranks.
+void Transformer::evict_decoded(int64_t layer, const float* q, const float* lse, Sequence& sequence) {
+  if (!decode_evictor_) return;
+  const Tensor& factors = weights_.layers[layer].output_factors;
+  DecodedToken token{layer, sequence.length, sequence.length + 1 - sequence.prompt_tokens, q, lse,
+                     config_.attention_scale(), factors.empty() ? nullptr : factors.data<float>()};
+  decode_evictor_->after_token(sequence.eviction, token, sequence.cache);
+}
+
+}  // namespace restkv

@@ -1,0 +1,223 @@
+// Eviction while decoding: bounds, kept sets by position, and the same text on every layout and in both decode modes.
+#include <gtest/gtest.h>
+
+#include "dist/base/error.h"
+#include "dist/base/mix.h"
+#include "model/weights/random_source.h"
+#include "tests/model/run_model.h"
+
+namespace restkv {
+namespace {
+
+ModelConfig tiny_config(int64_t Hq = 12, int64_t Hkv = 4) {
+  ModelConfig config;
+  config.family = "llama";
+  config.layers = 4;
+  config.hidden = 64;
+  config.intermediate = 150;
+  config.Hq = Hq;
+  config.Hkv = Hkv;
+  config.d = 16;
+  config.vocab = 131;
+  config.max_positions = 8192;
+  config.tied_embeddings = true;
+  return config;
+}
+
+std::vector<int32_t> random_prompt(int64_t n) {
+  std::vector<int32_t> tokens;
+  for (int64_t i = 0; i < n; ++i) tokens.push_back(static_cast<int32_t>(mix64(static_cast<uint64_t>(i) + 99) % 131));
+  return tokens;
+}
+
+CacheConfig cache_of(const std::string& policy, int64_t budget, int64_t every) {
+  CacheConfig cache;
+  cache.policy = policy;
+  cache.budget.tokens = budget;
+  cache.window = policy == "tova" || policy == "lacache" ? 1 : 16;
+  cache.beta = 20.0;
+  if (policy == "snapkv") cache.pooling = Pooling::average;
+  cache.decode.every = every;
+  return cache;
+}
+
+struct Outcome {
+  std::vector<int32_t> text;
+  testing::KeptSet kept;
+  int64_t most_bytes = 0;  // of the cache, over all ranks, after any step
+  int64_t capacity = 0;    // bytes of storage here at the end
+};
+
+Outcome run(const ProcessGrid& grid, const ModelConfig& config, const CacheConfig& cache, DecodeMode mode,
+            const std::vector<int32_t>& prompt, int steps) {
+  Context ctx({Device::cpu, 1});
+  RandomSource source(config, 17, 3.0);
+  Transformer model(ctx, grid, config, source, cache, {mode, {}});
+  PrefillOptions options;
+  options.max_new_tokens = steps;
+  Sequence sequence = model.prefill(prompt, options);
+  Outcome outcome;
+  for (int i = 0; i < steps; ++i) {
+    outcome.text.push_back(sample(sequence.logits, {}, 0, static_cast<uint64_t>(i)));
+    model.decode_step(sequence, outcome.text.back());
+    int64_t bytes = sequence.cache.bytes();
+    if (steps <= 200) grid.world().all_reduce(std::span<int64_t>(&bytes, 1));
+    outcome.most_bytes = std::max(outcome.most_bytes, bytes);
+  }
+  const HeadRange& share = model.plan().decode.heads.local;
+  outcome.kept = testing::gather_kept(grid.world(), sequence.cache,
+                                      cache.granularity == Granularity::query_head ? share.q.begin : share.kv.begin);
+  outcome.capacity = sequence.cache.capacity_bytes();
+  return outcome;
+}
+
+std::vector<CacheConfig> all_rules() {
+  std::vector<CacheConfig> all = {cache_of("sliding_window", 80, 1), cache_of("streaming_llm", 80, 1),
+                                  cache_of("lacache", 80, 1),        cache_of("tova", 80, 1),
+                                  cache_of("h2o", 80, 1),            cache_of("h2o", 80, 4),
+                                  cache_of("key_norm", 80, 3),       cache_of("random", 80, 5),
+                                  cache_of("snapkv", 80, 8),         cache_of("restkv", 80, 8)};
+  all.push_back(cache_of("restkv", 80, 10));
+  all.back().granularity = Granularity::query_head;
+  all.push_back(cache_of("h2o", 60, 2));
+  all.back().granularity = Granularity::query_head;
+  all.push_back(cache_of("snapkv", 60, 7));
+  all.back().allocation = Allocation::ada;
+  all.push_back(cache_of("tova", 60, 4));
+  all.back().decode.trigger = 70;
+  all.back().decode.target = 50;
+  return all;
+}
+
+// A row of K and V of one head in one layer takes 2 * 16 * 4 bytes.
+int64_t rows_of(const ModelConfig& config, const CacheConfig& cache, int64_t bytes) {
+  const int64_t heads = cache.granularity == Granularity::query_head ? config.Hq : config.Hkv;
+  return bytes / (2 * 16 * 4 * config.layers * heads);
+}
+
+TEST(DecodeEviction, SameTextOnEveryLayout) {
+  const ModelConfig config = tiny_config();
+  for (int64_t L : {300, 40})  // evicted, and shorter than the budget
+    for (const CacheConfig& cache : all_rules()) {
+      ProcessGrid alone(make_self_communicator(), 1, 1);
+      const Outcome want = run(alone, config, cache, DecodeMode::tensor, random_prompt(L), 60);
+      const int64_t bound = std::max(cache.budget.tokens, cache.decode.trigger) + cache.decode.every - 1;
+      EXPECT_LE(rows_of(config, cache, want.most_bytes), bound) << cache.policy;
+      for (auto [sequence_size, tensor_size] : testing::all_layouts())
+        for (DecodeMode mode : {DecodeMode::tensor, DecodeMode::sequence}) {
+          if (!testing::layout_allowed(config, tensor_size)) continue;
+          SCOPED_TRACE(fmt::format("{}, every {}, prompt {}, layout {}x{}, mode {}", cache.policy, cache.decode.every, L,
+                                   sequence_size, tensor_size, static_cast<int>(mode)));
+          ProcessGrid grid = testing::make_grid(sequence_size, tensor_size);
+          const Outcome got = run(grid, config, cache, mode, random_prompt(L), 60);
+          EXPECT_EQ(got.text, want.text);
+          if (tensor_size == 1 && sequence_size == 1) {
+            EXPECT_EQ(got.kept, want.kept);
+          }
+          EXPECT_GE(testing::jaccard(got.kept, want.kept), 0.9);
+          // A KV head that lies on several ranks counts as often.
+          if (testing::mpi_runtime().size() <= config.Hkv) EXPECT_LE(rows_of(config, cache, got.most_bytes), bound);
+        }
+    }
+}
+
+TEST(DecodeEviction, PositionsByDefinition) {
+  const ModelConfig config = tiny_config();
+  ProcessGrid grid = testing::make_grid(testing::mpi_runtime().size(), 1);
+  for (DecodeMode mode : {DecodeMode::tensor, DecodeMode::sequence}) {
+    testing::KeptSet recent, streaming;
+    for (int64_t layer = 0; layer < config.layers; ++layer)
+      for (int64_t head = 0; head < config.Hkv; ++head)
+        for (int64_t p = 0; p < 350; ++p) {
+          if (p >= 350 - 80) recent.insert({layer, head, p});
+          if (p < 4 || p >= 350 - 76) streaming.insert({layer, head, p});
+        }
+    EXPECT_EQ(run(grid, config, cache_of("sliding_window", 80, 1), mode, random_prompt(300), 50).kept, recent);
+    EXPECT_EQ(run(grid, config, cache_of("streaming_llm", 80, 1), mode, random_prompt(300), 50).kept, streaming);
+    EXPECT_EQ(run(grid, config, cache_of("streaming_llm", 80, 1), mode, random_prompt(20), 330).kept, streaming);
+  }
+}
+
+// The ladder over a prompt and new tokens, slot by slot.
+TEST(DecodeEviction, LadderByDefinition) {
+  const ModelConfig config = tiny_config();
+  ProcessGrid grid = testing::make_grid(testing::mpi_runtime().size(), 1);
+  const LadderShape shape{config.layers, 80, 4, 1, config.layers / 2, 0, LadderOffsets::rotated};
+  testing::KeptSet want;
+  for (int64_t layer = 0; layer < config.layers; ++layer) {
+    Ladder ladder(shape);
+    std::vector<int64_t> slots;
+    for (int64_t p = 0; p < 350; ++p) {
+      slots.push_back(p);
+      if (p < 299) continue;
+      const LadderCuts cuts = ladder.compact(static_cast<int64_t>(slots.size())).of_layer(shape, layer);
+      std::vector<int64_t> left;
+      for (size_t i = 0; i < slots.size(); ++i)
+        if (cuts.place(static_cast<int64_t>(i)) >= 0) left.push_back(slots[i]);
+      slots = left;
+    }
+    for (int64_t head = 0; head < config.Hkv; ++head)
+      for (int64_t p : slots) want.insert({layer, head, p});
+  }
+  for (DecodeMode mode : {DecodeMode::tensor, DecodeMode::sequence})
+    EXPECT_EQ(run(grid, config, cache_of("lacache", 80, 1), mode, random_prompt(300), 50).kept, want);
+}
+
+// With a budget that nothing exceeds, eviction while decoding changes nothing.
+TEST(DecodeEviction, AWideBudgetChangesNothing) {
+  if (testing::mpi_runtime().size() > 1) GTEST_SKIP() << "one rank shows it";
+  const ModelConfig config = tiny_config();
+  ProcessGrid alone(make_self_communicator(), 1, 1);
+  CacheConfig full;
+  full.policy = "full";
+  const Outcome want = run(alone, config, full, DecodeMode::tensor, random_prompt(100), 30);
+  for (const char* policy : {"sliding_window", "streaming_llm", "lacache", "tova", "h2o", "restkv", "snapkv"}) {
+    const Outcome got = run(alone, config, cache_of(policy, 200, 1), DecodeMode::tensor, random_prompt(100), 30);
+    EXPECT_EQ(got.text, want.text) << policy;
+    EXPECT_EQ(got.kept, want.kept) << policy;
+  }
+}
+
+TEST(DecodeEviction, LongGenerationStaysWithinItsBound) {
+  if (testing::mpi_runtime().size() > 1) GTEST_SKIP() << "one rank shows it";
+  ModelConfig config = tiny_config(4, 2);
+  ProcessGrid alone(make_self_communicator(), 1, 1);
+  for (const char* policy : {"streaming_llm", "h2o", "tova", "lacache"}) {
+    const CacheConfig cache = cache_of(policy, 256, 1);
+    const Outcome some = run(alone, config, cache, DecodeMode::tensor, random_prompt(300), 300);
+    const Outcome all = run(alone, config, cache, DecodeMode::tensor, random_prompt(300), 4000);
+    EXPECT_LE(rows_of(config, cache, all.most_bytes), 256) << policy;
+    EXPECT_EQ(all.capacity, some.capacity) << policy << ": storage grows";
+  }
+}
+
+TEST(DecodeEviction, RefusesWhatItCannotDo) {
+  if (testing::mpi_runtime().size() > 1) GTEST_SKIP() << "one rank shows it";
+  const ModelConfig config = tiny_config();
+  ProcessGrid alone(make_self_communicator(), 1, 1);
+  Context ctx({Device::cpu, 1});
+  RandomSource source(config, 17, 3.0);
+  auto refused = [&](CacheConfig cache) {
+    try {
+      Transformer model(ctx, alone, config, source, cache, {});
+    } catch (const InputError& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  CacheConfig cache = cache_of("full", 80, 1);
+  EXPECT_EQ(refused(cache), "decode.every: found 1, allowed with policy full: 0 (it does not evict)");
+  cache = cache_of("restkv", 80, 4);
+  cache.decode.target = 16;
+  EXPECT_EQ(refused(cache), "decode.target: found 16, allowed: 0, or at least 17 (the window of 16 and one more)");
+  cache.decode.target = 100;
+  EXPECT_EQ(refused(cache), "decode.trigger: found 80 tokens, allowed: 0, or at least the target of 100");
+  cache.decode = {4, 90, 0};
+  cache.allocation = Allocation::pyramid;
+  EXPECT_EQ(refused(cache),
+            "decode.trigger: found 90, allowed with an allocation that is not uniform: 0, the budget of each layer and "
+            "head");
+}
+
+}  // namespace
+}  // namespace restkv
