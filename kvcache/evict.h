@@ -22,6 +22,8 @@ struct PromptQueries {
   MatrixView k;  ///< [L, Hkv_lc * d] rotated keys of all positions, in global order
   /// [Hq_lc, L_lc] natural logarithm of the sum of exp of the scaled causal scores of each query.
   const float* lse = nullptr;
+  /// i64 [Hq_lc, L] the sums that these make (column_sums.h), where they were made before; else null.
+  const int64_t* sums = nullptr;
 };
 
 /// One layer's input on this rank. Everything lives on the context's device; q_window, k and v are dense and of one

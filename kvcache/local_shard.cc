@@ -16,7 +16,7 @@ LocalShard make_local_shard(const SequencePartition& partition, int rank, int64_
   shard.L = partition.length();
   shard.W = W;
   shard.P = shard.L - W;
-  RESTKV_CHECK(W > 0 && W < shard.L, "window {} of {} positions", W, shard.L);
+  RESTKV_CHECK(W >= 0 && (W < shard.L || W == 0), "window {} of {} positions", W, shard.L);
   RESTKV_CHECK(partition.block_size() % kPanel == 0, "block size {} is not a multiple of {}", partition.block_size(),
                kPanel);
   shard.L_lc = partition.local_size(rank);

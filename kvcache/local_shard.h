@@ -33,7 +33,8 @@ struct LocalShard {
   int64_t past_count() const;
 };
 
-/// The shard of `rank`. Preconditions: 0 < W < L; the block size is a multiple of the panel width.
+/// The shard of `rank`. Preconditions: 0 <= W < L (W = 0: all positions are past); the block size is a multiple of the
+/// panel width.
 LocalShard make_local_shard(const SequencePartition& partition, int rank, int64_t W);
 
 /// Past positions of any rank.

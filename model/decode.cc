@@ -127,6 +127,7 @@ void Transformer::decode_attention(int64_t layer, Sequence& sequence, DecodeBuff
     args.first_position = std::max<int64_t>(0, sequence.length + 1 - window);
   attention_decode(ctx_, args, sequence.cache.view(layer));
   if (plan_.mode == DecodeMode::sequence && grid_.sequence_size() > 1) merge_over_sequence(b);
+  evict_decoded(layer, b.q.data(), lse, sequence);
   project(ctx_, b.attended.data(), MatrixView(w.output).block(0, H, q0, Hq * d), b.partial.data());
 }
 
@@ -142,6 +143,13 @@ void Transformer::merge_over_sequence(DecodeBuffers& b) {
     std::copy_n(&all[r * part + Hq * d], Hq, &lse[r * Hq]);
   }
   merge_partial_attention(ctx_, out.data(), lse.data(), ranks, Hq, d, b.attended.data());
+  if (!decode_evictor_) return;
+  for (int64_t h = 0; h < Hq; ++h) {
+    float high = lse[h], sum = 0.0f;
+    for (int r = 1; r < ranks; ++r) high = std::max(high, lse[r * Hq + h]);
+    for (int r = 0; r < ranks; ++r) sum += std::exp(lse[r * Hq + h] - high);
+    b.attended[Hq * d + h] = high + std::log(sum);
+  }
 }
 
 // b.partial = this rank's part of the MLP's output.

@@ -53,8 +53,8 @@ void Transformer::begin_decode_eviction(const PrefillState& s, const int64_t* co
 void Transformer::evict_decoded(int64_t layer, const float* q, const float* lse, Sequence& sequence) {
   if (!decode_evictor_) return;
   const Tensor& factors = weights_.layers[layer].output_factors;
-  DecodedToken token{layer, sequence.length, sequence.length + 1 - sequence.prompt_tokens, q, lse,
-                     config_.attention_scale(), factors.empty() ? nullptr : factors.data<float>()};
+  DecodedToken token{layer, sequence.length,           sequence.length + 1 - sequence.prompt_tokens,     q,
+                     lse,   config_.attention_scale(), factors.empty() ? nullptr : factors.data<float>()};
   decode_evictor_->after_token(sequence.eviction, token, sequence.cache);
 }
 

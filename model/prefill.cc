@@ -7,6 +7,7 @@
 #include "dist/base/error.h"
 #include "dist/base/stopwatch.h"
 #include "kvcache/reshard.h"
+#include "kvcache/statistics/column_sums.h"
 #include "model/ops/add.h"
 #include "model/ops/rms_norm.h"
 #include "model/ops/rope.h"
@@ -26,13 +27,14 @@ Sequence Transformer::prefill(std::span<const int32_t> tokens, const PrefillOpti
 
   ActivityScope doing("prefill");
   Stopwatch whole;
-  check_support(evictor_->evicts(L), L + options.max_new_tokens);
+  check_support(evictor_->evicts(L), L + options.max_new_tokens, needs_prompt_queries(L));
   PrefillState s(*this, L);
   s.reserve = plan_.mode == DecodeMode::tensor
                   ? options.max_new_tokens
                   : (options.max_new_tokens + grid_.sequence_size() - 1) / grid_.sequence_size();
+  if (decode_evictor_) s.reserve = std::min(s.reserve, decode_evictor_->most_rows(L));
   Sequence sequence{
-      KvCache(ctx_, config_.layers, cache_heads(plan_.decode.heads), config_.d, activation_), L, L, {}, {}, {}};
+      KvCache(ctx_, config_.layers, cache_heads(plan_.decode.heads), config_.d, activation_), L, L, {}, {}, {}, {}};
   s.clock.start("embed");
   std::vector<int32_t> local_tokens;
   for (int64_t position : s.positions) local_tokens.push_back(tokens[position]);
@@ -114,7 +116,7 @@ void Transformer::project_output(const LayerWeights& w, PrefillState& s) {
   s.clock.start("gemm");
   int64_t width = s.q.size(1);
   for_slices(0, s.L_lc, s.slice, [&](int64_t first, int64_t rows) {
-    add_partial(MatrixView(s.q).block(first, rows, 0, width), MatrixView(w.output), w.attention_output_norm,
+    add_partial(MatrixView(s.attended).block(first, rows, 0, width), MatrixView(w.output), w.attention_output_norm,
                 {first, first + rows}, s);
   });
 }
@@ -143,8 +145,16 @@ void Transformer::evict(int64_t layer, const LayerWeights& w, PrefillState& s, S
   s.clock.start(s.evicts ? "scoring" : "compact");
   KeptRows kept;
   int64_t sent = grid_.sequence().stats().bytes_sent + grid_.tensor().stats().bytes_sent;
+  PromptQueries prompt;
+  Tensor sums;
+  if (s.keeps_queries) {
+    prompt = {MatrixView(s.q), MatrixView(s.k_all), s.lse.data<float>()};
+    sums = prompt_column_sums(ctx_, grid_.sequence(), plan_.resident.heads, s.partition, prompt);
+    prompt.sums = sums.data<int64_t>();
+  }
   if (s.evicts) {
     LayerKv input;
+    input.prompt = prompt;
     input.layer = layer;
     input.layers = config_.layers;
     input.partition = &s.partition;
@@ -164,6 +174,7 @@ void Transformer::evict(int64_t layer, const LayerWeights& w, PrefillState& s, S
   s.report.evict_bytes += grid_.sequence().stats().bytes_sent + grid_.tensor().stats().bytes_sent - sent;
   s.clock.start("compact");
   keep(layer, kept, s, sequence);
+  begin_decode_eviction(s, prompt.sums, sequence);
 }
 
 void Transformer::keep(int64_t layer, const KeptRows& kept, PrefillState& s, Sequence& sequence) {
@@ -232,6 +243,7 @@ void Transformer::finish_report(PrefillState& s, Sequence& sequence) {
                         ? "policy full keeps everything"
                         : fmt::format("the prompt of {} tokens is not longer than the budget of {}", L, report.budget);
   // Without eviction every KV head holds every position once, whatever the granularity of the policy.
+  if (decode_evictor_) decode_evictor_->begin(sequence.eviction, L, s.evicts, report.kept_counts);
   report.full_cache_bytes = 2 * config_.layers * config_.Hkv * L * config_.d * size_of(activation_);
 }
 

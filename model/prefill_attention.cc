@@ -52,7 +52,7 @@ void Transformer::project_qkv(const LayerWeights& w, const PrefillPart& part, Pr
 void Transformer::copy_window_queries(PrefillState& s) {
   if (s.q_window.empty()) return;
   const int64_t L = s.partition.length();
-  const Range window{L - cache_config_.window, L};
+  const Range window{L - s.q_window.size(0), L};
   for (size_t i = 0; i < s.parts.size(); ++i) {
     const PrefillPart& part = s.parts[i];
     const Range rows = intersect({part.position, part.position + part.rows}, window);
@@ -68,7 +68,7 @@ void Transformer::gather_window_queries(PrefillState& s) {
   const int64_t L = s.partition.length();
   count_sent(sequence, s.report.evict_bytes, [&] {
     for (int half : {0, 1})
-      gather_half(sequence, s.partition, half, {L - cache_config_.window, L}, s.q_own[half].raw(), s.q_window.raw(),
+      gather_half(sequence, s.partition, half, {L - s.q_window.size(0), L}, s.q_own[half].raw(), s.q_window.raw(),
                   s.q.size(1), activation_);
   });
 }
@@ -105,12 +105,18 @@ void Transformer::gathered_attention(int64_t layer, const LayerWeights& w, Prefi
       sequence.join(tickets[half].get());
     }
     s.clock.start("attention");
-    MatrixView q = MatrixView(s.q).block(part.first, part.rows, 0, s.q.size(1));
     // A tile reads all of its queries before it writes its rows, so the output may take their place.
-    attention_prefill(
-        ctx_,
-        {q, q, part.position, config_.attention_scale(), config_.window_of(layer), config_.traits.attention_softcap},
-        kv, heads);
+    PrefillAttention args{MatrixView(s.q).block(part.first, part.rows, 0, s.q.size(1)),
+                          MatrixView(s.attended).block(part.first, part.rows, 0, s.q.size(1)),
+                          part.position,
+                          config_.attention_scale(),
+                          config_.window_of(layer),
+                          config_.traits.attention_softcap};
+    if (s.keeps_queries && part.rows > 0) {
+      args.lse = s.lse.data<float>() + part.first;
+      args.lse_ld = s.L_lc;
+    }
+    attention_prefill(ctx_, args, kv, heads);
   }
 }
 

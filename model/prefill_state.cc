@@ -20,6 +20,12 @@ Transformer::PrefillState::PrefillState(const Transformer& model, int64_t L)
   // In f32 on GPUs too: it takes two roundings a layer, which would add up over the layers.
   x = ctx.empty(DType::f32, {L_lc, config.hidden});
   q = ctx.empty(dtype, {L_lc, q_width});
+  attended = q;
+  keeps_queries = model.needs_prompt_queries(L);
+  if (keeps_queries) {
+    attended = ctx.empty(dtype, {L_lc, q_width});
+    lse = ctx.empty(DType::f32, {shard.heads.Hq_lc(), L_lc});
+  }
   kv = ctx.empty(dtype, {2 * L_lc, kv_width});
   k = kv.rows(0, L_lc);
   v = kv.rows(L_lc, L_lc);
@@ -37,7 +43,7 @@ Transformer::PrefillState::PrefillState(const Transformer& model, int64_t L)
   else
     parts = {{0, chunks[0].size(), chunks[0].begin}, {chunks[0].size(), chunks[1].size(), chunks[1].begin}};
   for (int64_t g = 0; g < shard.heads.Hkv_lc(); ++g) kv_offsets.push_back(g * config.d);
-  if (evicts && model.evictor_->needs_window_queries()) allocate_window(model);
+  if (model.window_queries(L) > 0) allocate_window(model);
   allocate_context(model);
   const int64_t cache_heads =
       model.cache_config_.granularity == Granularity::query_head ? config.Hq : config.Hkv;  // of the model
@@ -46,7 +52,7 @@ Transformer::PrefillState::PrefillState(const Transformer& model, int64_t L)
 }
 
 void Transformer::PrefillState::allocate_window(const Transformer& model) {
-  const int64_t W = model.cache_config_.window, L = partition.length();
+  const int64_t L = partition.length(), W = model.window_queries(L);
   q_window = model.ctx_.empty(q.dtype(), {W, q.size(1)});
   if (partition.ranks() == 1) return;
   const auto chunks = partition.chunks_of(model.grid_.sequence_rank());

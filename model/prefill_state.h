@@ -39,7 +39,9 @@ struct Transformer::PrefillState {
   Tensor position_ids;                // i64 [L_lc] the same on the device
   Tensor rope;                        // [L_lc, 2, d/2]
   Tensor x;                           // [L_lc, H] f32 the residual stream
-  Tensor q;                           // [L_lc, Hq_lc d]; attention overwrites it by its output
+  Tensor q;                           // [L_lc, Hq_lc d]
+  Tensor attended;                    // [L_lc, Hq_lc d] attention's output: takes the place of q where q is not needed
+  Tensor lse;                         // [Hq_lc, L_lc] f32 of every query's scores, only where q stays
   Tensor kv;                          // [2 L_lc, Hkv_lc d] one message of the ring: k, then v
   Tensor k, v;                        // [L_lc, Hkv_lc d] the two of them
   Tensor normed, gate_up, activated;  // one slice
@@ -48,7 +50,7 @@ struct Transformer::PrefillState {
   int next_sum = 0;
 
   // Queries of the last W positions, only for policies that read them.
-  Tensor q_window;              // [W, Hq_lc d] in global order
+  Tensor q_window;              // [W or L, Hq_lc d] in global order
   std::array<Tensor, 2> q_own;  // this rank's, of each half: copies, since attention overwrites q
 
   // All-gather: keys and values in global order (on one rank views of k and v).
@@ -64,6 +66,7 @@ struct Transformer::PrefillState {
   Tensor local_hash;    // u64 [1]
   int64_t reserve = 0;
   bool evicts = false;
+  bool keeps_queries = false;  // q stays beside attention's output, with lse
   PrefillReport report;
 
  private:

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "dist/base/phase_clock.h"
+#include "kvcache/decode/decode_evictor.h"
 #include "kvcache/kv_cache.h"
 
 namespace restkv {
@@ -48,9 +49,10 @@ struct Sequence {
   PrefillReport report;
   std::vector<float> logits;             ///< [vocab] after the last processed token, on every rank
   std::vector<PhaseTime> decode_phases;  ///< CPU ranks: of the last decode step
+  DecodeEvictState eviction = {};        ///< CPU ranks: what eviction while decoding remembers
 
   /// The same state with a cache of its own.
-  Sequence clone() const { return {cache.clone(), prompt_tokens, length, report, logits, decode_phases}; }
+  Sequence clone() const { return {cache.clone(), prompt_tokens, length, report, logits, decode_phases, eviction}; }
 };
 
 }  // namespace restkv

@@ -39,6 +39,7 @@ Transformer::Transformer(Context& ctx, const ProcessGrid& grid, const ModelConfi
                             options.decode)),
       frequencies_(rope_frequencies(config.rope, config.d)),
       evictor_(std::make_unique<Evictor>(ctx, grid.sequence(), grid.tensor(), plan_.resident.heads, cache)),
+      decode_evictor_(make_decode_evictor(cache)),
       peer_memory_(options.peer_memory) {
   if (ctx.device() == Device::gpu && config.rope.type == "dynamic")
     fail_input("the rope type dynamic is supported on CPU ranks; on GPUs: default, linear, yarn, llama3");
@@ -56,6 +57,7 @@ Transformer::Transformer(Context& ctx, const ProcessGrid& grid, const ModelConfi
 void Transformer::set_cache(const CacheConfig& cache) {
   const HeadLayout& heads = plan_.resident.heads;
   auto evictor = std::make_unique<Evictor>(ctx_, grid_.sequence(), grid_.tensor(), heads, cache);
+  auto decode_evictor = make_decode_evictor(cache);
   for (LayerWeights& w : weights_.layers) {
     if (!evictor->needs_output_factors())
       w.output_factors = Tensor();
@@ -63,6 +65,7 @@ void Transformer::set_cache(const CacheConfig& cache) {
       w.output_factors = output_factors(ctx_, MatrixView(w.output), heads.Hq_lc(), config_.d);
   }
   evictor_ = std::move(evictor);
+  decode_evictor_ = std::move(decode_evictor);
   cache_config_ = cache;
 }
 
@@ -94,7 +97,13 @@ std::vector<float> Transformer::frequencies_at(int64_t length) const {
 // Refuses what this version cannot do: eviction by scores that are not the model's, and a sliding window, once the
 // sequence is longer than it, with eviction, whose scores see the whole prompt and would keep rows that no later token
 // attends.
-void Transformer::check_support(bool evicts, int64_t length) const {
+void Transformer::check_support(bool evicts, int64_t length, bool needs_queries) const {
+  if (needs_queries && context_ == ContextPlan::ring && grid_.sequence_size() > 1)
+    fail_input(
+        "parallel.context: found ring, allowed with cache.policy {}, which reads all queries and keys: allgather",
+        cache_config_.policy);
+  if (needs_queries && ctx_.device() == Device::gpu)
+    fail_input("cache.policy: found {}, which runs on CPU ranks in this version", cache_config_.policy);
   if (evicts && (config_.traits.attention_softcap > 0.0 || config_.traits.query_scale > 0.0))
     fail_input(
         "eviction in a model of the family {}: its scores are soft-capped or scaled in its own way, those of eviction "

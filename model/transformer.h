@@ -10,6 +10,7 @@
 #include "dist/base/phase_clock.h"
 #include "dist/comm/process_grid.h"
 #include "kvcache/config.h"
+#include "kvcache/decode/decode_evictor.h"
 #include "kvcache/evict.h"
 #include "model/sequence.h"
 #include "model/transformer_weights.h"
@@ -120,6 +121,13 @@ class Transformer {
   void finish_report(PrefillState& s, Sequence& sequence);
   void emit_logits(PrefillState& s, const PrefillOptions& options, Sequence& sequence);
 
+  // Eviction while decoding (decode_evict.cc).
+  std::unique_ptr<DecodeEvictor> make_decode_evictor(const CacheConfig& cache) const;
+  bool needs_prompt_queries(int64_t L) const;
+  int64_t window_queries(int64_t L) const;
+  void begin_decode_eviction(const PrefillState& s, const int64_t* column_sums, Sequence& sequence) const;
+  void evict_decoded(int64_t layer, const float* q, const float* lse, Sequence& sequence);
+
   // Decode.
   void decode_attention(int64_t layer, Sequence& sequence, DecodeBuffers& b);
   void decode_mlp(int64_t layer, DecodeBuffers& b);
@@ -127,7 +135,7 @@ class Transformer {
 
   // Shared.
   std::vector<float> frequencies_at(int64_t length) const;
-  void check_support(bool evicts, int64_t length) const;
+  void check_support(bool evicts, int64_t length, bool needs_queries = false) const;
   void lay_out_logits(DecodeMode mode);
   void embed_tokens(std::span<const int32_t> tokens, const MatrixView& x);
   void compute_logits(const MatrixView& x, std::vector<float>& logits);
@@ -145,6 +153,8 @@ class Transformer {
   ShardPlan plan_;
   std::vector<float> frequencies_;
   std::unique_ptr<Evictor> evictor_;
+  std::unique_ptr<Communicator> self_ = make_self_communicator("rows");
+  std::unique_ptr<DecodeEvictor> decode_evictor_;  // null: nothing is evicted while decoding
   TransformerWeights weights_;
   bool peer_memory_;
   std::unique_ptr<DecodeGroups> decode_groups_;

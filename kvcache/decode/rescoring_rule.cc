@@ -100,7 +100,8 @@ class RescoringRule : public DecodeRule {
       layer.r = m.r + (queries.begin - m.layout.resident.q.begin) * d * d;
     }
     std::vector<int64_t> kept;
-    for (int32_t row : evictor.evict(layer).rows_to_host(m.ctx).front()) kept.push_back(whole.positions[row]);
+    const std::vector<std::vector<int32_t>> rows = evictor.evict(layer).rows_to_host(m.ctx);
+    for (int32_t row : rows.front()) kept.push_back(whole.positions[row]);
     return kept;
   }
 };

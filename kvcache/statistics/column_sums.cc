@@ -16,6 +16,14 @@ void column_sums(Context& ctx, const HeadLayout& heads, const LocalShard& shard,
                    prompt.lse, sums);
 }
 
+Tensor prompt_column_sums(Context& ctx, Communicator& sequence, const HeadLayout& heads,
+                          const SequencePartition& partition, const PromptQueries& prompt) {
+  Tensor sums = ctx.empty(DType::i64, {heads.Hq_lc(), partition.length()});
+  column_sums(ctx, heads, make_local_shard(partition, sequence.rank(), 0), prompt, sums.data<int64_t>());
+  if (sequence.size() > 1) sequence.all_reduce(sums.raw(), sums.numel(), DType::i64, ReduceOp::sum);
+  return sums;
+}
+
 void column_scores(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const int64_t* sums, float* scores) {
   need_cpu(ctx, "column_scores");
   for (int64_t h = 0; h < heads.Hq_lc(); ++h)

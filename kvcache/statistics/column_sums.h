@@ -25,6 +25,10 @@ RESTKV_HOST_DEVICE constexpr float column_sum_value(int64_t sum) {
 void column_sums(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const PromptQueries& prompt,
                  int64_t* sums);
 
+/// The same over the queries of all ranks, i64 [Hq_lc, L]. Collective over `sequence`.
+Tensor prompt_column_sums(Context& ctx, Communicator& sequence, const HeadLayout& heads,
+                          const SequencePartition& partition, const PromptQueries& prompt);
+
 /// scores [Hq_lc, shard.stride] (f32): the sums at the local positions.
 void column_scores(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const int64_t* sums, float* scores);
 

@@ -61,11 +61,14 @@ Tensor LayerStatistics::attention(RowReduction reduction, double alpha, bool wit
 }
 
 Tensor LayerStatistics::column_scores() {
-  Tensor sums = ctx_.empty(DType::i64, {heads_.Hq_lc(), shard_.L});
-  column_sums(ctx_, heads_, shard_, layer_.prompt, sums.data<int64_t>());
-  if (sequence_.size() > 1) sequence_.all_reduce(sums.raw(), sums.numel(), DType::i64, ReduceOp::sum);
+  Tensor made;
+  const int64_t* sums = layer_.prompt.sums;
+  if (sums == nullptr) {
+    made = prompt_column_sums(ctx_, sequence_, heads_, *layer_.partition, layer_.prompt);
+    sums = made.data<int64_t>();
+  }
   Tensor scores = new_rows(heads_.Hq_lc());
-  restkv::column_scores(ctx_, heads_, shard_, sums.data<int64_t>(), scores.data<float>());
+  restkv::column_scores(ctx_, heads_, shard_, sums, scores.data<float>());
   return scores;
 }
 

@@ -61,6 +61,8 @@ int64_t decision_scratch(const PlanInput& input, const Shard& held, int64_t L_lc
     statistics = rows * (L_lc + 2) + 2 * Hq * L_lc + beside;
     scores += Hq * L_lc;
   }
+  // Sums of 8 bytes over the whole prompt, and the queries' outputs and log-sum-exps beside them.
+  if (use.column_sums) statistics += Hq * (2 * input.L + 2 * L_lc) + Hq * input.model.d * L_lc;
   bool mean_over_layer = find_policy(input.config.cache.policy).unit == ScoreUnit::layer_mean;
   if (mean_over_layer && input.tensor_size() > 1) scores += held.heads.Hq * L_lc;  // those of all tensor ranks
   return std::max(statistics, scores + scored_rows(input, held) * selection_scratch(input.device));

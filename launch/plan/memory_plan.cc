@@ -67,6 +67,9 @@ int64_t cache_bytes(const PlanInput& input, const ShardPlan& shard, int64_t L_lc
     // Kept rows stay where they lay; that a rank's share follows its share of the prompt is an expectation.
     if (input.decode == DecodeMode::sequence)
       kept = input.evicts() ? (kept * L_lc + input.L - 1) / std::max<int64_t>(1, input.L) : L_lc;
+    // Eviction while decoding bounds what new tokens add.
+    const DecodeSchedule& decode = input.config.cache.decode;
+    if (decode.every > 0) reserve = std::min(reserve, std::max({kept, decode.trigger, decode.target}) + decode.every);
     rows += kept + reserve;
   }
   const int64_t row_bytes = 2 * input.model.d * device_sizes(input.device).kv + static_cast<int64_t>(sizeof(int32_t));

@@ -72,11 +72,11 @@ Outcome run(const ProcessGrid& grid, const ModelConfig& config, const CacheConfi
 }
 
 std::vector<CacheConfig> all_rules() {
-  std::vector<CacheConfig> all = {cache_of("sliding_window", 80, 1), cache_of("streaming_llm", 80, 1),
-                                  cache_of("lacache", 80, 1),        cache_of("tova", 80, 1),
-                                  cache_of("h2o", 80, 1),            cache_of("h2o", 80, 4),
-                                  cache_of("key_norm", 80, 3),       cache_of("random", 80, 5),
-                                  cache_of("snapkv", 80, 8),         cache_of("restkv", 80, 8)};
+  std::vector<CacheConfig> all = {
+      cache_of("sliding_window", 80, 1), cache_of("streaming_llm", 80, 1), cache_of("lacache", 80, 1),
+      cache_of("tova", 80, 1),           cache_of("h2o", 80, 1),           cache_of("h2o", 80, 4),
+      cache_of("key_norm", 80, 3),       cache_of("random", 80, 5),        cache_of("snapkv", 80, 8),
+      cache_of("restkv", 80, 8)};
   all.push_back(cache_of("restkv", 80, 10));
   all.back().granularity = Granularity::query_head;
   all.push_back(cache_of("h2o", 60, 2));
@@ -106,8 +106,8 @@ TEST(DecodeEviction, SameTextOnEveryLayout) {
       for (auto [sequence_size, tensor_size] : testing::all_layouts())
         for (DecodeMode mode : {DecodeMode::tensor, DecodeMode::sequence}) {
           if (!testing::layout_allowed(config, tensor_size)) continue;
-          SCOPED_TRACE(fmt::format("{}, every {}, prompt {}, layout {}x{}, mode {}", cache.policy, cache.decode.every, L,
-                                   sequence_size, tensor_size, static_cast<int>(mode)));
+          SCOPED_TRACE(fmt::format("{}, every {}, prompt {}, layout {}x{}, mode {}", cache.policy, cache.decode.every,
+                                   L, sequence_size, tensor_size, static_cast<int>(mode)));
           ProcessGrid grid = testing::make_grid(sequence_size, tensor_size);
           const Outcome got = run(grid, config, cache, mode, random_prompt(L), 60);
           EXPECT_EQ(got.text, want.text);
@@ -116,7 +116,9 @@ TEST(DecodeEviction, SameTextOnEveryLayout) {
           }
           EXPECT_GE(testing::jaccard(got.kept, want.kept), 0.9);
           // A KV head that lies on several ranks counts as often.
-          if (testing::mpi_runtime().size() <= config.Hkv) EXPECT_LE(rows_of(config, cache, got.most_bytes), bound);
+          if (testing::mpi_runtime().size() <= config.Hkv) {
+            EXPECT_LE(rows_of(config, cache, got.most_bytes), bound);
+          }
         }
     }
 }
