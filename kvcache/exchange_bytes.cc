@@ -84,10 +84,12 @@ ExchangeBytes eviction_exchange_bytes(const CacheConfig& config, const HeadLayou
   bytes.sequence += collective::sent_by_all_gather(ranks, blocks * Hq_lc * use.output_rows * heads.d * f32);
   const int64_t selection = selection_rows(config, heads);
   if (where.device == Device::gpu) {
-    LayerKv layer;
-    layer.layer = where.layer, layer.layers = where.layers, layer.partition = &partition;
-    const int64_t k = entry.make(config)->past_tokens(
-        config, layer, layer_budget(config, shard.L, where.layer, where.layers) - config.window);
+    int64_t k = layer_budget(config, shard.L, where.layer, where.layers) - config.window;
+    if (where.layers > 1) {
+      LayerKv layer;
+      layer.layer = where.layer, layer.layers = where.layers, layer.partition = &partition;
+      k = entry.make(config)->past_tokens(config, layer, k);
+    }
     bytes.sequence += gpu_bytes(use, partition, rows, Hq_lc, shard.P, k, selection);
   } else {
     bytes.sequence += cpu_bytes(use, ranks, rows, Hq_lc, shard.past_count(), selection);

@@ -87,6 +87,10 @@ TEST_F(EvictionGpu, AgreesWithTheCpu) {
       compare(random_case(name + ", " + config.policy, shape, config, seed++), DType::f32,
               tolerance_of(shape, kScoresGpuF32));
     }
+  for (const auto& [name, shape] : case_shapes())
+    for (const CacheConfig& config : lacache_configs())
+      if (const EvictionCase c = random_case(name + ", lacache", shape, config, seed++); ladder_fits(c))
+        compare(c, DType::f32, 0.0);
   std::cout << drifted << " of " << heads << " windows differ\n";
   EXPECT_LE(drifted * 50, heads);
 }
