@@ -16,7 +16,7 @@
 
 namespace restkv {
 
-/// All queries of the prompt, for policies that read them: CPU ranks.
+/// All queries of the prompt, for policies that read them.
 struct PromptQueries {
   MatrixView q;  ///< [L_lc, Hq_lc * d] rotated queries of the local positions
   MatrixView k;  ///< [L, Hkv_lc * d] rotated keys of all positions, in global order

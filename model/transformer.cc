@@ -102,8 +102,6 @@ void Transformer::check_support(bool evicts, int64_t length, bool needs_queries)
     fail_input(
         "parallel.context: found ring, allowed with cache.policy {}, which reads all queries and keys: allgather",
         cache_config_.policy);
-  if (needs_queries && ctx_.device() == Device::gpu)
-    fail_input("cache.policy: found {}, which runs on CPU ranks in this version", cache_config_.policy);
   if (evicts && (config_.traits.attention_softcap > 0.0 || config_.traits.query_scale > 0.0))
     fail_input(
         "eviction in a model of the family {}: its scores are soft-capped or scaled in its own way, those of eviction "

@@ -11,7 +11,7 @@ void column_sums(Context& ctx, const HeadLayout& heads, const LocalShard& shard,
                prompt.q.rows, prompt.q.cols, shard.L_lc, q_width);
   RESTKV_CHECK(prompt.k.rows == shard.L && prompt.k.cols == kv_width, "keys of {} rows of {}, {} of {} expected",
                prompt.k.rows, prompt.k.cols, shard.L, kv_width);
-  need_cpu(ctx, "column_sums");
+  if (ctx.device() == Device::gpu) return gpu::column_sums(ctx, heads, shard, prompt, sums);
   cpu::column_sums(ctx, heads, shard, dense_f32("column_sums", prompt.q), dense_f32("column_sums", prompt.k),
                    prompt.lse, sums);
 }
@@ -25,7 +25,7 @@ Tensor prompt_column_sums(Context& ctx, Communicator& sequence, const HeadLayout
 }
 
 void column_scores(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const int64_t* sums, float* scores) {
-  need_cpu(ctx, "column_scores");
+  if (ctx.device() == Device::gpu) return gpu::column_scores(ctx, heads, shard, sums, scores);
   for (int64_t h = 0; h < heads.Hq_lc(); ++h)
     for (const Segment& s : shard.all)
       for (int64_t i = 0; i < s.count; ++i)

@@ -20,7 +20,7 @@ RESTKV_HOST_DEVICE constexpr float column_sum_value(int64_t sum) {
 }
 
 /// sums [Hq_lc, shard.L] (i64): over this rank's queries w at or behind position i, exp(q_w,h . k_i / sqrt(d) - lse),
-/// 32 consecutive rows added in f32, then in units of 2^-kColumnSumBits.
+/// at most 32 consecutive rows added in f32, then in units of 2^-kColumnSumBits.
 ///   prompt.q [L_lc, Hq_lc * d], prompt.k [L, Hkv_lc * d], prompt.lse [Hq_lc, L_lc] (-inf: the row has no weights)
 void column_sums(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const PromptQueries& prompt,
                  int64_t* sums);
@@ -36,5 +36,11 @@ namespace cpu {  // column_sums_cpu.cc
 void column_sums(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* q, const float* k,
                  const float* lse, int64_t* sums);
 }
+
+namespace gpu {  // column_sums_gpu.cu: bf16 on tensor cores for d of 64, 128 and 256; else, and f32, without
+void column_sums(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const PromptQueries& prompt,
+                 int64_t* sums);
+void column_scores(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const int64_t* sums, float* scores);
+}  // namespace gpu
 
 }  // namespace restkv

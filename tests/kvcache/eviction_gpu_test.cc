@@ -48,7 +48,7 @@ void compare_kept(const EvictionCase& c, const RankResult& want, const RankResul
 void EvictionGpu::compare(const EvictionCase& c, DType dtype, double relative) {
   EvictionCase rounded = c;  // what the GPU gets to see
   if (dtype == DType::bf16)
-    for (auto* values : {&rounded.q, &rounded.k, &rounded.v, &rounded.wo})
+    for (auto* values : {&rounded.q, &rounded.k, &rounded.v, &rounded.wo, &rounded.q_all})
       for (float& x : *values) x = to_float(to_bf16(x));
   const RankResult want = evict_case(rounded, *sequence, *tensor), got = evict_case(*gpu, c, *sequence, *tensor, dtype);
   ASSERT_EQ(got.head, want.head);
@@ -88,6 +88,10 @@ TEST_F(EvictionGpu, AgreesWithTheCpu) {
               tolerance_of(shape, kScoresGpuF32));
     }
   for (const auto& [name, shape] : case_shapes())
+    for (const CacheConfig& config : h2o_configs())
+      if (!deals_to_heads(config.allocation) && shape.L <= 700)
+        compare(random_case(name + ", h2o", shape, config, seed++), DType::f32, tolerance_of(shape, kScoresGpuF32));
+  for (const auto& [name, shape] : case_shapes())
     for (const CacheConfig& config : lacache_configs())
       if (const EvictionCase c = random_case(name + ", lacache", shape, config, seed++); ladder_fits(c))
         compare(c, DType::f32, 0.0);
@@ -116,6 +120,24 @@ TEST_F(EvictionGpu, AgreesWithTheCpuOnBf16) {
     }
   std::cout << drifted << " of " << heads << " windows differ\n";
   EXPECT_LE(drifted * 50, heads);
+}
+
+// The tensor-core kernel of the column sums: head sizes, groups, tiles that are cut short, several tiles of keys.
+TEST_F(EvictionGpu, H2oAgreesWithTheCpuOnBf16) {
+  const std::vector<std::pair<std::string, CaseShape>> shapes = {
+      {"d 64", {1000, 100, 200, 9, 3, 64}},
+      {"d 128", {1301, 64, 300, 8, 2, 128}},
+      {"d 256", {600, 32, 100, 4, 4, 256}},
+      {"group of 8", {900, 32, 200, 16, 2, 64}},
+      {"odd head", {500, 16, 100, 6, 3, 48}},
+      {"one tile", {60, 4, 20, 4, 2, 128}},
+      {"periodic", {700, 16, 100, 4, 2, 128, 0, Content::periodic}},
+  };
+  uint32_t seed = 300;
+  for (const auto& [name, shape] : shapes)
+    for (const CacheConfig& config : h2o_configs())
+      if (!deals_to_heads(config.allocation))
+        compare(random_case(name + ", h2o", shape, config, seed++), DType::bf16, kScoresGpuBf16);
 }
 
 }  // namespace

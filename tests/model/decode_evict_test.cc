@@ -52,7 +52,7 @@ Outcome run(const ProcessGrid& grid, const ModelConfig& config, const CacheConfi
             const std::vector<int32_t>& prompt, int steps) {
   Context ctx({Device::cpu, 1});
   RandomSource source(config, 17, 3.0);
-  Transformer model(ctx, grid, config, source, cache, {mode, {}});
+  Transformer model(ctx, grid, config, source, cache, {.decode = mode});
   PrefillOptions options;
   options.max_new_tokens = steps;
   Sequence sequence = model.prefill(prompt, options);
