@@ -28,11 +28,6 @@ __global__ void fold_kernel(T* into, const T* from, int64_t count, ReduceOp op) 
   if (i < count) into[i] = folded(into[i], from[i], op);
 }
 
-__global__ void fold_bf16(__nv_bfloat16* into, const __nv_bfloat16* from, int64_t count) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i < count) into[i] = __float2bfloat16_rn(__bfloat162float(into[i]) + __bfloat162float(from[i]));
-}
-
 class GpuDevice final : public LoopbackDevice {
  public:
   explicit GpuDevice(Context& ctx) : main_(stream_of(ctx)), stream_(main_) {
@@ -55,7 +50,6 @@ class GpuDevice final : public LoopbackDevice {
   }
   void fold(void* into, const void* from, int64_t count, DType dtype, ReduceOp op) override {
     switch (dtype) {
-      case DType::bf16: return fold_bf16_sum(into, from, count);
       case DType::f32: return fold_as<float>(into, from, count, op);
       case DType::bf16:
         RESTKV_CHECK(op == ReduceOp::sum, "no reduction of bf16 but the sum");
@@ -107,13 +101,6 @@ class GpuDevice final : public LoopbackDevice {
     if (count == 0) return;
     fold_kernel<<<static_cast<unsigned>((count + kThreads - 1) / kThreads), kThreads, 0, stream_>>>(
         static_cast<T*>(into), static_cast<const T*>(from), count, op);
-    RESTKV_KERNEL_CHECK();
-  }
-
-  void fold_bf16_sum(void* into, const void* from, int64_t count) {
-    if (count == 0) return;
-    fold_bf16<<<static_cast<unsigned>((count + kThreads - 1) / kThreads), kThreads, 0, stream_>>>(
-        static_cast<__nv_bfloat16*>(into), static_cast<const __nv_bfloat16*>(from), count);
     RESTKV_KERNEL_CHECK();
   }
 
