@@ -116,8 +116,13 @@ class Predictor {
       const double whole = gather(sequence_, received);
       layer = m_.overlap ? std::max(whole - queries, latency_of(m_, spread_of(sequence_, node_))) : whole;
     }
-    for (int64_t first = 0; tensor_.size > 1 && first < L_lc_; first += size_.slice_rows)
-      layer += 2.0 * sum(tensor_, static_cast<double>(std::min(size_.slice_rows, L_lc_ - first) * c_.hidden) * kF32);
+    // Of the output projection and of the MLP, slice by slice; on GPUs beside the next slice's work, so the last ones
+    // show.
+    for (int64_t first = 0; tensor_.size > 1 && first < L_lc_; first += size_.slice_rows) {
+      const int64_t rows = std::min(size_.slice_rows, L_lc_ - first);
+      if (m_.overlap && first + rows < L_lc_) continue;
+      layer += 2.0 * sum(tensor_, static_cast<double>(rows * c_.hidden * size_.sum));
+    }
     p_.exchange = layers() * layer;
   }
 
@@ -133,9 +138,13 @@ class Predictor {
     const PolicyExchanges use = exchanges();
     const ExchangeBytes sent =
         eviction_exchange_bytes(cache, shard_of(0).resident.heads, partition_, 0, in_.tensor_size(), {in_.device});
-    // Four histograms a selection, one sum of the top sets.
-    const double calls = (use.softmax ? 1.0 : 0.0) + (use.output_rows > 0 ? 1.0 : 0.0) + (use.top_sets ? 5.0 : 0.0) +
-                         (use.past_scores ? 1.0 : 0.0) + 4.0 + (in_.window_queries ? 1.0 : 0.0);
+    // A selection is one gather of lists on GPUs, four sums of histograms on CPUs; those have one sum of the top sets
+    // more.
+    const bool gpu = in_.device == Device::gpu;
+    const double selection = gpu ? 1.0 : 4.0, top_sets = gpu ? 1.0 : 5.0;
+    const double calls = (use.softmax ? 1.0 : 0.0) + (use.output_rows > 0 ? 1.0 : 0.0) +
+                         (use.top_sets ? top_sets : 0.0) + (use.past_scores ? 1.0 : 0.0) + selection +
+                         (in_.window_queries ? 1.0 : 0.0);
     double layer = 0.0;
     if (sequence_.size > 1) {
       const Spread spread = spread_of(sequence_, node_);
