@@ -13,11 +13,11 @@ struct DeviceDecodeBatch::Buffers {
   DecodeStream stream;
   Tensor q, k, v;              // bf16 [batch, Hq_lc d], [batch, Hkv_lc d]
   Tensor attended, activated;  // bf16 [batch, Hq_lc d], [batch, I_lc]
-  Tensor terms;                // f32 [batch, H] this rank's part of a sum over ranks
+  Tensor terms;                // f32 [batch, H] what goes to the stream, where it is summed or normed first
   Tensor partial;              // f32 [batch Hq_lc (d + 1)] attention of this rank's tokens: outputs, log-sum-exps
   Tensor logits;               // f32 [batch, vocab]
   Tensor attention_scratch;
-  Tensor frequencies;                 // f32 [d/2]
+  Tensor frequencies;                 // f32 [d/2], or [batch, d/2]
   Tensor tokens, positions;           // i32 [batch]
   Tensor owners, prompts;             // i32 [batch] whether this rank keeps the next token; lengths of the prompts
   Tensor steps;                       // i32 [batch] tokens sampled so far

@@ -5,6 +5,7 @@
 
 #include "dist/base/error.h"
 #include "model/decode_batch_buffers.h"
+#include "model/ops/rope.h"
 
 namespace restkv {
 
@@ -41,11 +42,13 @@ DeviceDecodeBatch::Buffers::Buffers(Transformer& model, int64_t batch) : heads(d
   attended = ctx.empty(DType::bf16, {batch, q_width});
   activated = ctx.empty(DType::bf16, {batch, mine.mlp.size()});
   logits = ctx.empty(DType::f32, {batch, c.vocab});
-  if (model.grid().size() > 1) terms = ctx.empty(DType::f32, {batch, c.hidden});
+  if (model.grid().size() > 1 || c.traits.output_norms) terms = ctx.empty(DType::f32, {batch, c.hidden});
   if (model.decode_groups().merges()) partial = ctx.empty(DType::f32, {batch * mine.heads.Hq_lc() * (c.d + 1)});
   // More ranks than heads: one without heads takes part in everything else.
   if (heads.Hq_lc() > 0) attention_scratch = decode_attention_scratch(ctx, batch, heads, c.d);
-  frequencies = ctx.to_device(model.frequencies().data(), DType::f32, {c.d / 2});
+  // The dynamic type has frequencies for every length (upload_frequencies).
+  frequencies = c.rope.type == "dynamic" ? ctx.empty(DType::f32, {batch, c.d / 2})
+                                         : ctx.to_device(model.frequencies().data(), DType::f32, {c.d / 2});
   for (Tensor* t : {&tokens, &positions, &steps, &owners, &prompts}) *t = ctx.zeros(DType::i32, {batch});
   parameters = ctx.empty(DType::u8, {batch * static_cast<int64_t>(sizeof(SequenceSampling))});
   caches = ctx.empty(DType::u8, {batch * c.layers * static_cast<int64_t>(sizeof(DeviceKvLayer))});
@@ -120,6 +123,17 @@ std::span<const int32_t> DeviceDecodeBatch::tokens() {
   return tokens_;
 }
 
+// Of the length that every member has with the token to come.
+void DeviceDecodeBatch::upload_frequencies() {
+  const ModelConfig& c = model_.config();
+  std::vector<float> frequencies;
+  for (const Member& m : members_) {
+    const std::vector<float> own = rope_frequencies(c.rope, c.d, m.sequence->length + 1);
+    frequencies.insert(frequencies.end(), own.begin(), own.end());
+  }
+  upload(ctx_, b_->frequencies, frequencies);
+}
+
 // Room in every cache, and the tokens where the device does not have them.
 void DeviceDecodeBatch::before_step(std::span<const int32_t> tokens) {
   RESTKV_CHECK(static_cast<int64_t>(tokens.size()) == size(), "{} tokens for {} sequences", tokens.size(), size());
@@ -131,12 +145,10 @@ void DeviceDecodeBatch::before_step(std::span<const int32_t> tokens) {
       fail_input("decode: token {} is outside the vocabulary of {}", tokens[i], c.vocab);
     if (s.length >= c.max_positions)
       fail_input("decode: position {} is beyond the model's {} positions", s.length, c.max_positions);
-    if (c.traits.sliding_window > 0 && s.length >= c.traits.sliding_window)
-      fail_input("decode: position {} is beyond the sliding window of {} positions, whose mask GPUs lack", s.length,
-                 c.traits.sliding_window);
     if (owns_next(s)) moved = s.cache.ensure_room(1) || moved;
   }
   if (moved) prepare_members();
+  if (c.rope.type == "dynamic") upload_frequencies();
   if (!fetched_ || !std::equal(tokens.begin(), tokens.end(), tokens_.begin(), tokens_.end()))
     upload(ctx_, b_->tokens, std::vector<int32_t>(tokens.begin(), tokens.end()));
 }

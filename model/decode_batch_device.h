@@ -36,13 +36,15 @@ class DeviceDecodeBatch final : public DecodeBatch {
   struct Buffers;
 
   void prepare_members();
+  void upload_frequencies();
   void before_step(std::span<const int32_t> tokens);
   void after_step();
   void enqueue_forward();
   void enqueue_embedding();
   void enqueue_attention(int64_t layer);
   void enqueue_mlp(int64_t layer);
-  void enqueue_residual(const MatrixView& in, const MatrixView& w, const Tensor& norm, const char* phase);
+  void enqueue_residual(const MatrixView& in, const MatrixView& w, const Tensor& output_norm, const Tensor& norm,
+                        const char* phase);
   void enqueue_advance();
   void enqueue_sampling();
   bool owns_next(const Sequence& sequence) const;

@@ -1,8 +1,8 @@
 // The batch on a GPU: one token of every member through all layers, as launches.
-#include <cmath>
-
 #include "model/decode_batch_buffers.h"
 #include "model/decode_batch_device.h"
+#include "model/ops/rms_norm.h"
+#include "model/ops/softcap.h"
 
 namespace restkv {
 
@@ -25,6 +25,7 @@ void DeviceDecodeBatch::enqueue_forward() {
     start_phase("exchange");
     groups_.gather_logits(logits);
   }
+  if (c.traits.logit_softcap > 0.0) softcap(ctx_, logits, c.traits.logit_softcap);
   enqueue_advance();
 }
 
@@ -54,7 +55,7 @@ void DeviceDecodeBatch::enqueue_attention(int64_t layer) {
   start_phase("qkv");
   if (Hq == 0) {
     start_phase("attention");  // every rank has the same phases
-    return enqueue_residual({nullptr, DType::bf16, n, 0, 0}, output, w.mlp_norm, "output");
+    return enqueue_residual({nullptr, DType::bf16, n, 0, 0}, output, w.attention_output_norm, w.mlp_norm, "output");
   }
   const MatrixView qkv(w.qkv);
   DecodeQkv projection;
@@ -70,6 +71,7 @@ void DeviceDecodeBatch::enqueue_attention(int64_t layer) {
   projection.rotation_factor = static_cast<float>(c.rope.attention_factor);
   projection.d = d;
   projection.frequencies = b_->frequencies.data<float>();
+  projection.frequency_stride = c.rope.type == "dynamic" ? d / 2 : 0;
   projection.positions = b_->positions.data<int32_t>();
   projection.q = MatrixView(b_->q).block(0, n, 0, Hq);
   projection.k = MatrixView(b_->k).block(0, n, 0, Hkv);
@@ -84,7 +86,9 @@ void DeviceDecodeBatch::enqueue_attention(int64_t layer) {
   attention.layer = static_cast<const DeviceKvLayer*>(b_->caches.raw()) + layer;
   attention.layer_stride = c.layers;
   attention.d = d;
-  attention.scale = 1.0 / std::sqrt(static_cast<double>(d));
+  attention.scale = c.attention_scale();
+  attention.sliding_window = c.window_of(layer);
+  attention.softcap = c.traits.attention_softcap;
   attention.settled = capturing_;  // launches of graphs follow each other without overlap, kernels do not
   const MatrixView attended = MatrixView(b_->attended).block(0, n, 0, Hq);
   const int64_t rows = n * mine.Hq_lc();
@@ -101,7 +105,7 @@ void DeviceDecodeBatch::enqueue_attention(int64_t layer) {
     start_phase("exchange");
     groups_.merge(b_->partial, rows, attended.data);
   }
-  enqueue_residual(attended, output, w.mlp_norm, "output");
+  enqueue_residual(attended, output, w.attention_output_norm, w.mlp_norm, "output");
 }
 
 void DeviceDecodeBatch::enqueue_mlp(int64_t layer) {
@@ -114,26 +118,31 @@ void DeviceDecodeBatch::enqueue_mlp(int64_t layer) {
   const Tensor& norm = last ? weights.final_norm : weights.layers[static_cast<size_t>(layer) + 1].attention_norm;
   const MatrixView down = MatrixView(w.down).block(0, H, first, I);
   start_phase("gate_up");
-  if (I == 0) return enqueue_residual({nullptr, DType::bf16, n, 0, 0}, down, norm, "down");
+  if (I == 0) return enqueue_residual({nullptr, DType::bf16, n, 0, 0}, down, w.mlp_output_norm, norm, "down");
   const MatrixView gate_up(w.gate_up), activated = MatrixView(b_->activated).block(0, n, 0, I);
   decode_gate_up(ctx_, b_->stream.first(n), c.rms_eps, gate_up.block(first, I, 0, H),
                  gate_up.block(held.size() + first, I, 0, H), c.traits.activation, activated);
-  enqueue_residual(activated, down, norm, "down");
+  enqueue_residual(activated, down, w.mlp_output_norm, norm, "down");
 }
 
-// x += in w^T over all ranks' shares; `norm` is the one that follows. in [n, K], w [H, K]; K may be 0.
-void DeviceDecodeBatch::enqueue_residual(const MatrixView& in, const MatrixView& w, const Tensor& norm,
-                                         const char* phase) {
+// x += in w^T over all ranks' shares, normed by `output_norm` unless that is empty; `norm` is the one that follows.
+// in [n, K], w [H, K]; K may be 0.
+void DeviceDecodeBatch::enqueue_residual(const MatrixView& in, const MatrixView& w, const Tensor& output_norm,
+                                         const Tensor& norm, const char* phase) {
   const DecodeStream stream = b_->stream.first(size());
   start_phase(phase);
-  if (!groups_.sums()) return decode_residual(ctx_, in, w, norm, stream);
+  if (!groups_.sums() && output_norm.empty()) return decode_residual(ctx_, in, w, norm, stream);
   const Tensor terms = b_->terms.rows(0, size());
   if (w.cols == 0)
     ctx_.fill_zero(terms.raw(), terms.bytes());
   else
     decode_partial(ctx_, in, w, MatrixView(terms));
-  start_phase("exchange");
-  groups_.add_terms(terms, norm, stream);
+  if (groups_.sums()) start_phase("exchange");
+  if (output_norm.empty()) return groups_.add_terms(terms, norm, stream);
+  groups_.sum_terms(terms);
+  start_phase(phase);
+  rms_norm(ctx_, MatrixView(terms), output_norm, MatrixView(terms), model_.config().rms_eps);
+  add_to_stream(ctx_, terms, norm, stream);
 }
 
 void DeviceDecodeBatch::enqueue_advance() {

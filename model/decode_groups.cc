@@ -98,6 +98,10 @@ void DecodeGroups::add_terms(const Tensor& terms, const Tensor& norm, const Deco
   sum_through(terms, norm, stream, false);
 }
 
+void DecodeGroups::sum_terms(const Tensor& terms) {
+  if (sums()) sum_.all_reduce(terms.raw(), terms.numel(), DType::f32, ReduceOp::sum);
+}
+
 void DecodeGroups::merge(const Tensor& partial, int64_t rows, void* merged) {
   const auto* out = partial.data<float>();
   const int64_t count = rows * (d_ + 1);

@@ -39,6 +39,9 @@ class DecodeGroups {
   /// stream.x += the sum over the group of `terms` [batch, H] f32 (which it may change); then as add_to_stream.
   void add_terms(const Tensor& terms, const Tensor& norm, const DecodeStream& stream);
 
+  /// terms [batch, H] f32 = their sum over the group, where something else comes before the stream.
+  void sum_terms(const Tensor& terms);
+
   /// partial: [rows, d] outputs, then [rows] log-sum-exps, f32, of this rank -> merged bf16 [rows, d] over the sequence
   /// group. rows: batch times heads.
   void merge(const Tensor& partial, int64_t rows, void* merged);

@@ -41,14 +41,10 @@ Transformer::Transformer(Context& ctx, const ProcessGrid& grid, const ModelConfi
       evictor_(std::make_unique<Evictor>(ctx, grid.sequence(), grid.tensor(), plan_.resident.heads, cache)),
       decode_evictor_(make_decode_evictor(cache)),
       peer_memory_(options.peer_memory) {
-  if (ctx.device() == Device::gpu && config.rope.type == "dynamic")
-    fail_input("the rope type dynamic is supported on CPU ranks; on GPUs: default, linear, yarn, llama3");
+  if (ctx.device() == Device::gpu && (config.d % 16 != 0 || config.d > 256))
+    fail_input("a head size of {} on a GPU; supported there: multiples of 16 up to 256", config.d);
   RESTKV_CHECK(sum_dtype_ == DType::f32 || (sum_dtype_ == DType::bf16 && ctx.device() == Device::gpu),
                "sums over the tensor group in {} on {}", name_of(sum_dtype_), name_of(ctx.device()));
-  const FamilyTraits& t = config.traits;
-  if (ctx.device() == Device::gpu &&
-      (t.output_norms || t.attention_softcap > 0.0 || t.logit_softcap > 0.0 || t.query_scale > 0.0))
-    fail_input("the family {} (norms of outputs, soft-caps) is supported on CPU ranks alone", config.family);
   weights_ = load_weights(ctx, source, config, plan_.resident, options.weight_dtype, evictor_->needs_output_factors(),
                           progress);
   lay_out_logits(options.decode);
@@ -118,11 +114,6 @@ void Transformer::check_support(bool evicts, int64_t length, bool needs_queries)
     fail_input(
         "a sliding window with parallel.context: ring: the model attends {} positions, prompt and new tokens are {}; "
         "supported: parallel.context: allgather, or sequences within the window",
-        window, length);
-  if (ctx_.device() == Device::gpu)
-    fail_input(
-        "a sliding window on a GPU: the model attends {} positions, prompt and new tokens are {}; supported there: "
-        "sequences within the window (CPU ranks have the mask)",
         window, length);
 }
 

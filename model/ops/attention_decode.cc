@@ -53,6 +53,8 @@ void attention_decode_batch(Context& ctx, const BatchDecodeAttention& args, cons
                "attention_decode_batch: head size {} (a multiple of 8 up to 256)", args.d);
   RESTKV_CHECK(batch >= 1 && batch <= kMaxAttentionBatch, "attention_decode_batch: a batch of {} (1 to {})", batch,
                kMaxAttentionBatch);
+  RESTKV_CHECK(args.sliding_window >= 0 && args.softcap >= 0.0, "attention_decode_batch: window {}, soft-cap {}",
+               args.sliding_window, args.softcap);
   check_rows(args.q, "q", batch, heads.Hq_lc() * args.d);
   check_rows(args.k, "k", batch, kv_heads * args.d);
   check_rows(args.v, "v", batch, kv_heads * args.d);

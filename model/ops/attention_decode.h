@@ -46,6 +46,9 @@ struct BatchDecodeAttention {
   int64_t layer_stride = 0;
   int64_t d = 0;
   double scale = 0.0;  ///< 1 / sqrt(d)
+  /// Rows at positions up to position - sliding_window are not attended; 0: all are. A head's positions ascend.
+  int64_t sliding_window = 0;
+  double softcap = 0.0;  ///< as in PrefillAttention
   /// Records, lengths and cached rows were complete before the kernel before this one was enqueued (true in a graph of
   /// one step): they are then fetched while that one still runs.
   bool settled = false;

@@ -28,7 +28,8 @@ struct Params {
   float* split_out;    // [batch, Hq, max_splits, d] not normalised
   float2* split_sums;  // [batch, Hq, max_splits] maximum and sum of exp, in units of log2
   float scale_log2;
-  int d, Hq, max_splits;
+  ScoreCap cap;
+  int d, Hq, max_splits, sliding_window;
   bool settled;
   uint16_t first_query[kMaxCacheHeads + 1], source[kMaxCacheHeads];
 };
@@ -49,6 +50,27 @@ constexpr int shared_bytes(int group) {
   return kWarps * (UnitLayout<D, kStages>::kWarpBytes + group * merge_row<D>() * int{sizeof(float)});
 }
 
+// Leaves out the cached rows before the sliding window of the new token: those that stand before the first row whose
+// position it sees. Mostly the cache holds every position, and that row is known but for one look.
+__device__ __forceinline__ void begin_at_window(const Params& p, Head& head, const DeviceKvLayer* layer) {
+  const int32_t* position = layer->position + head.first_row;
+  const int first_position = __ldcg(p.position + head.b) + 1 - p.sliding_window;
+  if (first_position <= 0) return;
+  int first = min(first_position, head.length);  // rows [0, first) are before it
+  const bool right = (first == 0 || __ldcg(position + first - 1) < first_position) &&
+                     (first == head.length || __ldcg(position + first) >= first_position);
+  for (int low = 0, high = head.length; !right && low < high;) {
+    const int middle = (low + high) / 2;
+    if (__ldcg(position + middle) < first_position)
+      low = middle + 1;
+    else
+      high = middle;
+    first = low;
+  }
+  head.first_row += first;
+  head.length -= first;
+}
+
 // d: the head size, a constant where the compiler knows it.
 __device__ __forceinline__ Head find_head(const Params& p, int b, int h, int d) {
   Head head;
@@ -65,6 +87,7 @@ __device__ __forceinline__ Head find_head(const Params& p, int b, int h, int d) 
   bool owned = length != nullptr && (p.owner == nullptr || __ldcg(p.owner + b) != 0);
   head.first_row = length == nullptr ? 0 : __ldcg(reinterpret_cast<const long long*>(first_row) + h);
   head.length = length == nullptr ? 0 : __ldcg(length + h);
+  if (p.sliding_window > 0 && head.length > 0) begin_at_window(p, head, layer);
   head.count = head.length + (owned ? 1 : 0);
   head.k = k + head.first_row * head.d;
   head.v = v + head.first_row * head.d;
@@ -294,7 +317,7 @@ __device__ __forceinline__ void attend(const Params& p, const Head& head, Walk w
     wait_copy_groups<2 * kStages - 1>();  // this unit's keys are there
     if (any) {
       float s[kTiles][4];
-      score_unit<D, kTiles>(s, keys, queries, head.count - row, p.scale_log2);
+      score_unit<D, kTiles>(s, keys, queries, head.count - row, p.scale_log2, p.cap);
       weigh_unit<D, kTiles>(weights, s, gathered);
     }
     __syncwarp();
@@ -373,7 +396,11 @@ Params params_of(const BatchDecodeAttention& args, const DecodeHeads& heads, con
   p.position = args.position, p.owner = args.owner, p.layer = args.layer;
   p.out = args.out.row<__nv_bfloat16>(0);
   p.out_f32 = args.out_f32, p.lse = args.lse;
-  p.scale_log2 = static_cast<float>(args.scale * 1.4426950408889634);
+  constexpr double kLog2E = 1.4426950408889634;
+  p.scale_log2 = static_cast<float>(args.scale * kLog2E);
+  if (args.softcap > 0.0)
+    p.cap = {static_cast<float>(args.softcap * kLog2E), static_cast<float>(1.0 / (args.softcap * kLog2E))};
+  p.sliding_window = static_cast<int>(args.sliding_window);
   p.d = static_cast<int>(args.d), p.Hq = static_cast<int>(heads.Hq_lc());
   p.max_splits = max_decode_splits(heads.cache_heads());
   p.settled = args.settled;

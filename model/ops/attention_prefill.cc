@@ -20,10 +20,6 @@ void attention_prefill(Context& ctx, const PrefillAttention& args, const KvView&
                kv.lengths[0]);
   RESTKV_CHECK(args.lse == nullptr || args.lse_ld >= args.q.rows, "log-sum-exp of {} rows in rows of {}", args.q.rows,
                args.lse_ld);
-  RESTKV_CHECK(!on_gpu(ctx) || args.softcap == 0.0, "attention_prefill on a GPU: a soft-cap of {}", args.softcap);
-  if (on_gpu(ctx) && args.sliding_window > 0 && args.first_position + args.q.rows > args.sliding_window)
-    fail_runtime("attention on a GPU: a sliding window of {} positions cuts {}; this version has no such mask there",
-                 args.sliding_window, args.first_position + args.q.rows);
   if (on_gpu(ctx)) return gpu::attention_prefill(ctx, args, kv, heads);
   require_cpu_f32(ctx, "attention_prefill", {args.q.dtype, args.out.dtype, kv.dtype});
   cpu::attention_prefill(ctx, args, kv, heads);

@@ -15,7 +15,7 @@ struct PrefillAttention {
   int64_t first_position = 0;
   double scale = 0.0;          ///< 1 / sqrt(d)
   int64_t sliding_window = 0;  ///< positions that a row sees, its own included; 0: all before it
-  double softcap = 0.0;        ///< scaled scores s become softcap tanh(s / softcap); 0: they stay. CPU ranks
+  double softcap = 0.0;        ///< scaled scores s become softcap tanh(s / softcap); 0: they stay
   /// [Hq_lc, n] f32, row h at lse + h * lse_ld: natural logarithm of the sum of exp(score) over the keys that a row
   /// sees, for merge_attention.h. Null: not wanted.
   float* lse = nullptr;
@@ -38,7 +38,7 @@ void attention_prefill(Context& ctx, const PrefillAttention& args, const KvView&
 inline constexpr int64_t kAttentionRows = 8192;
 
 namespace gpu {
-/// cuDNN, bf16 with f32 softmax; d a multiple of 8 up to 256; no sliding window (RuntimeFailure).
+/// cuDNN, bf16 with f32 softmax; d a multiple of 8 up to 256.
 void attention_prefill(Context& ctx, const PrefillAttention& args, const KvView& kv, const HeadLayout& heads);
 }  // namespace gpu
 

@@ -1,5 +1,6 @@
 // Causal attention through cuDNN's backend API: the operation graph of scaled dot-product attention, which cuDNN fuses
 // into one Hopper kernel. The only file that knows cuDNN.
+#include <cuda_bf16.h>
 #include <cudnn.h>
 
 #include <algorithm>
@@ -61,7 +62,20 @@ class Descriptor {
 };
 
 // The tensors that the caller provides, by their ids in the graph.
-enum Uid : int64_t { kQ = 1, kK, kV, kO, kStats, kScale, kMinusInfinity, kShift, kFirstVirtual = 100 };
+enum Uid : int64_t {
+  kQ = 1,
+  kK,
+  kV,
+  kO,
+  kStats,
+  kScale,
+  kMinusInfinity,
+  kShift,
+  kLeft,
+  kCap,
+  kPerCap,
+  kFirstVirtual = 100
+};
 
 struct Shape4 {
   int64_t dims[4];
@@ -165,22 +179,78 @@ class GraphBuilder {
 struct AttentionShape {
   int64_t Hq, Hkv, d, n, keys, q_stride, o_stride, kv_stride, stats_stride;
   bool masked;  // causal; else every row sees all keys
+  bool window;  // masked: keys too far before a row are hidden as well
+  bool capped;  // scores are soft-capped
 
   std::string key() const {
-    return fmt::format("sdpa {} {} {} {} {} {} {} {} {} {}", Hq, Hkv, d, n, keys, q_stride, o_stride, kv_stride,
-                       stats_stride, masked ? "causal" : "full");
+    return fmt::format("sdpa {} {} {} {} {} {} {} {} {} {}{}{}", Hq, Hkv, d, n, keys, q_stride, o_stride, kv_stride,
+                       stats_stride, masked ? "causal" : "full", window ? " window" : "", capped ? " capped" : "");
   }
 };
 
 Shape4 packed(int64_t a, int64_t b, int64_t c, int64_t d) { return {{a, b, c, d}, {b * c * d, c * d, d, 1}}; }
 
-// softmax(mask(scale Q K^T)) V, with row + shift >= column visible, or all.
+// The operations between the scores and their softmax, in the order in which cuDNN knows them.
+class ScoreOperations {
+ public:
+  ScoreOperations(GraphBuilder& g, const Shape4& scores, std::vector<Descriptor>& keep)
+      : g_(g), scores_(scores), keep_(keep) {}
+
+  // cap tanh(scores / cap)
+  size_t cap(size_t scores) {
+    size_t cap = by_value(kCap, CUDNN_DATA_FLOAT), per_cap = by_value(kPerCap, CUDNN_DATA_FLOAT);
+    size_t divided = fresh(CUDNN_DATA_FLOAT), bent = fresh(CUDNN_DATA_FLOAT), capped = fresh(CUDNN_DATA_FLOAT);
+    g_.pointwise(CUDNN_POINTWISE_MUL, at(scores), &at(per_cap), at(divided));
+    g_.pointwise(CUDNN_POINTWISE_TANH_FWD, at(divided), nullptr, at(bent));
+    g_.pointwise(CUDNN_POINTWISE_MUL, at(bent), &at(cap), at(capped));
+    return capped;
+  }
+
+  // Visible: row + shift >= column, and with `window` column + left > row (left = window - shift).
+  size_t mask(size_t scores, bool window) {
+    size_t minus_infinity = by_value(kMinusInfinity, CUDNN_DATA_FLOAT), shift = by_value(kShift, CUDNN_DATA_INT32);
+    size_t row = fresh(CUDNN_DATA_INT32), shifted = fresh(CUDNN_DATA_INT32), column = fresh(CUDNN_DATA_INT32);
+    g_.index(2, at(scores), at(row));
+    g_.pointwise(CUDNN_POINTWISE_ADD, at(row), &at(shift), at(shifted), nullptr, CUDNN_DATA_INT32);
+    g_.index(3, at(scores), at(column));
+    size_t masked = hide_unless(CUDNN_POINTWISE_CMP_GE, shifted, column, scores, minus_infinity);
+    if (!window) return masked;
+    // The bound is a float, as in cuDNN's own front end: exact below 2^24, and keys of a call are fewer.
+    size_t left = by_value(kLeft, CUDNN_DATA_FLOAT);
+    size_t own_row = fresh(CUDNN_DATA_INT32), own_column = fresh(CUDNN_DATA_INT32), bound = fresh(CUDNN_DATA_FLOAT);
+    g_.index(2, at(masked), at(own_row));
+    g_.index(3, at(masked), at(own_column));
+    g_.pointwise(CUDNN_POINTWISE_ADD, at(own_column), &at(left), at(bound));
+    return hide_unless(CUDNN_POINTWISE_CMP_GT, bound, own_row, masked, minus_infinity);
+  }
+
+ private:
+  size_t hide_unless(cudnnPointwiseMode_t mode, size_t a, size_t b, size_t scores, size_t minus_infinity) {
+    size_t visible = fresh(CUDNN_DATA_BOOLEAN), masked = fresh(CUDNN_DATA_FLOAT);
+    g_.pointwise(mode, at(a), &at(b), at(visible), nullptr, CUDNN_DATA_BOOLEAN);
+    g_.pointwise(CUDNN_POINTWISE_BINARY_SELECT, at(scores), &at(minus_infinity), at(masked), &at(visible));
+    return masked;
+  }
+  size_t add(Descriptor t) {
+    keep_.push_back(std::move(t));
+    return keep_.size() - 1;
+  }
+  size_t by_value(int64_t uid, cudnnDataType_t type) { return add(g_.tensor(uid, type, packed(1, 1, 1, 1), true)); }
+  size_t fresh(cudnnDataType_t type) { return add(g_.intermediate(type, scores_)); }
+  const Descriptor& at(size_t i) const { return keep_[i]; }
+
+  GraphBuilder& g_;
+  Shape4 scores_;
+  std::vector<Descriptor>& keep_;
+};
+
+// softmax(mask(cap(scale Q K^T))) V
 void describe_attention(GraphBuilder& g, const AttentionShape& s, std::vector<Descriptor>& keep) {
   auto add = [&](Descriptor t) -> size_t {
     keep.push_back(std::move(t));
     return keep.size() - 1;
   };
-  keep.reserve(32);
+  keep.reserve(48);
   Shape4 scores = packed(1, s.Hq, s.n, s.keys), rows = packed(1, s.Hq, s.n, 1), one = packed(1, 1, 1, 1);
   size_t q = add(g.tensor(kQ, CUDNN_DATA_BFLOAT16, {{1, s.Hq, s.n, s.d}, {s.n * s.q_stride, s.d, s.q_stride, 1}}));
   size_t k =
@@ -197,19 +267,9 @@ void describe_attention(GraphBuilder& g, const AttentionShape& s, std::vector<De
   size_t product = fresh(CUDNN_DATA_FLOAT, scores), scaled = fresh(CUDNN_DATA_FLOAT, scores);
   g.matmul(at(q), at(k), at(product));
   g.pointwise(CUDNN_POINTWISE_MUL, at(product), &at(scale), at(scaled));
-  size_t masked = scaled;
-  if (s.masked) {
-    size_t minus_infinity = add(g.tensor(kMinusInfinity, CUDNN_DATA_FLOAT, one, true));
-    size_t shift = add(g.tensor(kShift, CUDNN_DATA_INT32, one, true));
-    size_t row = fresh(CUDNN_DATA_INT32, scores), shifted = fresh(CUDNN_DATA_INT32, scores),
-           column = fresh(CUDNN_DATA_INT32, scores), visible = fresh(CUDNN_DATA_BOOLEAN, scores);
-    masked = fresh(CUDNN_DATA_FLOAT, scores);
-    g.index(2, at(scaled), at(row));
-    g.pointwise(CUDNN_POINTWISE_ADD, at(row), &at(shift), at(shifted), nullptr, CUDNN_DATA_INT32);
-    g.index(3, at(scaled), at(column));
-    g.pointwise(CUDNN_POINTWISE_CMP_GE, at(shifted), &at(column), at(visible), nullptr, CUDNN_DATA_BOOLEAN);
-    g.pointwise(CUDNN_POINTWISE_BINARY_SELECT, at(scaled), &at(minus_infinity), at(masked), &at(visible));
-  }
+  ScoreOperations operations(g, scores, keep);
+  size_t masked = s.capped ? operations.cap(scaled) : scaled;
+  if (s.masked) masked = operations.mask(masked, s.window);
   size_t highest = fresh(CUDNN_DATA_FLOAT, rows), centred = fresh(CUDNN_DATA_FLOAT, scores),
          exponential = fresh(CUDNN_DATA_FLOAT, scores), sum = fresh(CUDNN_DATA_FLOAT, rows),
          log_sum = fresh(CUDNN_DATA_FLOAT, rows), probability = fresh(CUDNN_DATA_BFLOAT16, scores);
@@ -290,10 +350,18 @@ int64_t rows_of_call(int64_t left) {
 // args.q.rows rows from args.first_position on, of `keys` keys in memory.
 void attend_rows(Context& ctx, const PrefillAttention& args, const KvView& kv, const HeadLayout& heads, int64_t keys) {
   const bool masked = args.first_position < keys;
-  AttentionShape shape{heads.Hq_lc(), heads.Hkv_lc(), heads.d,
-                       args.q.rows,   keys,           args.q.ld,
-                       args.out.ld,   kv.row_stride,  args.lse != nullptr ? args.lse_ld : args.q.rows,
-                       masked};
+  AttentionShape shape{heads.Hq_lc(),
+                       heads.Hkv_lc(),
+                       heads.d,
+                       args.q.rows,
+                       keys,
+                       args.q.ld,
+                       args.out.ld,
+                       kv.row_stride,
+                       args.lse != nullptr ? args.lse_ld : args.q.rows,
+                       masked,
+                       args.sliding_window > 0,
+                       args.softcap > 0.0};
   std::shared_ptr<void>& slot = plan_slot(ctx, shape.key());
   if (!slot) slot = make_plan(ctx, shape);
   auto* plan = static_cast<AttentionPlan*>(slot.get());
@@ -301,6 +369,8 @@ void attend_rows(Context& ctx, const PrefillAttention& args, const KvView& kv, c
 
   float scale = static_cast<float>(args.scale), minus_infinity = -INFINITY;
   int32_t shift = static_cast<int32_t>(args.first_position);
+  float left = static_cast<float>(args.sliding_window - args.first_position);
+  float cap = static_cast<float>(args.softcap), per_cap = shape.capped ? static_cast<float>(1.0 / args.softcap) : 0.0f;
   std::vector<int64_t> uids = {kQ, kK, kV, kO, kStats, kScale};
   std::vector<void*> pointers = {args.q.data,
                                  const_cast<void*>(kv.k),
@@ -312,12 +382,31 @@ void attend_rows(Context& ctx, const PrefillAttention& args, const KvView& kv, c
     uids.insert(uids.end(), {kMinusInfinity, kShift});
     pointers.insert(pointers.end(), {&minus_infinity, &shift});
   }
+  if (shape.window) {
+    uids.push_back(kLeft);
+    pointers.push_back(&left);
+  }
+  if (shape.capped) {
+    uids.insert(uids.end(), {kCap, kPerCap});
+    pointers.insert(pointers.end(), {&cap, &per_cap});
+  }
   Descriptor pack(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
   pack.set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, uids)
       .set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, pointers)
       .set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, plan->workspace.raw())
       .finalize();
   RESTKV_CUDNN_CHECK(cudnnBackendExecute(cudnn_of(ctx).handle, plan->plan->get(), pack.get()));
+}
+
+// A sliding window sees few of the keys: the call begins at the tile of the first row's first key, so that it takes as
+// long as the window is. Tiles keep their edges.
+void attend_window(Context& ctx, PrefillAttention args, KvView kv, const HeadLayout& heads) {
+  constexpr int64_t kTile = 128;  // of keys, and more than cuDNN's
+  const int64_t begin = std::max<int64_t>(0, args.first_position + 1 - args.sliding_window) / kTile * kTile;
+  kv.k = static_cast<const __nv_bfloat16*>(kv.k) + begin * kv.row_stride;
+  kv.v = static_cast<const __nv_bfloat16*>(kv.v) + begin * kv.row_stride;
+  args.first_position -= begin;
+  attend_rows(ctx, args, kv, heads, args.first_position + args.q.rows);
 }
 
 }  // namespace
@@ -339,7 +428,11 @@ void attention_prefill(Context& ctx, const PrefillAttention& args, const KvView&
     part.out = args.out.block(first, rows, 0, args.out.cols);
     part.first_position = args.first_position + first;
     if (args.lse != nullptr) part.lse = args.lse + first;
-    attend_rows(ctx, part, kv, heads, keys);
+    if (part.sliding_window > 0 && part.first_position + rows <= part.sliding_window) part.sliding_window = 0;
+    if (part.sliding_window > 0)
+      attend_window(ctx, part, kv, heads);
+    else
+      attend_rows(ctx, part, kv, heads, keys);
     first += rows;
   }
 }

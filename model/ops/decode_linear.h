@@ -63,6 +63,7 @@ struct DecodeQkv {
   const float* v_bias = nullptr;       ///< [Hkv_lc d] or null
   int64_t d = 0;                       ///< a multiple of 16
   const float* frequencies = nullptr;  ///< [d/2] inverse frequencies, on the device
+  int64_t frequency_stride = 0;        ///< 0: the same for all sequences; else sequence b's begin at b times it
   const int32_t* positions = nullptr;  ///< [batch], on the device
   float rotation_factor = 1.0f;        ///< cos and sin are multiplied by it (RopeConfig::attention_factor)
   MatrixView q, k, v;                  ///< results [batch, Hq_lc d], [batch, Hkv_lc d], [batch, Hkv_lc d]

@@ -35,11 +35,12 @@ void add_bias(const MatrixView& y, const float* bias) {
     for (int64_t i = 0; i < y.cols; ++i) y.row<float>(r)[i] += bias[i];
 }
 
-void rotate(const MatrixView& y, int64_t d, const float* frequencies, const int32_t* positions, float factor) {
-  int64_t half = d / 2;
+void rotate(const MatrixView& y, const DecodeQkv& args) {
+  const int64_t d = args.d, half = d / 2;
+  const float factor = args.rotation_factor;
   for (int64_t r = 0; r < y.rows; ++r)
     for (int64_t i = 0; i < half; ++i) {
-      float angle = static_cast<float>(positions[r]) * frequencies[i];
+      float angle = static_cast<float>(args.positions[r]) * args.frequencies[r * args.frequency_stride + i];
       float cos = factor * std::cos(angle), sin = factor * std::sin(angle);
       for (int64_t head = 0; head < y.cols / d; ++head) {
         float* low = y.row<float>(r) + head * d + i;
@@ -99,8 +100,8 @@ void decode_qkv(Context& ctx, const DecodeStream& stream, double eps, const Deco
   add_bias(args.q, args.q_bias);
   add_bias(args.k, args.k_bias);
   add_bias(args.v, args.v_bias);
-  rotate(args.q, args.d, args.frequencies, args.positions, args.rotation_factor);
-  rotate(args.k, args.d, args.frequencies, args.positions, args.rotation_factor);
+  rotate(args.q, args);
+  rotate(args.k, args);
 }
 
 void decode_residual(Context& ctx, const MatrixView& in, const MatrixView& w, const Tensor& norm,

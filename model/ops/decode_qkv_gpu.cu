@@ -19,6 +19,7 @@ struct QkvOp {
   int first_tile[4];  // of q, k, v, and the end
   int half;           // d / 2
   const float* frequencies;
+  int frequency_stride;
   const int32_t* positions;
   float rotation_factor;
 
@@ -58,7 +59,8 @@ struct QkvOp {
     for (int n = 0; n < 2; ++n) {
       if (p.part == 2 || column + n >= batch) continue;
       // The accurate versions: angles reach the number of positions.
-      float angle = static_cast<float>(__ldcg(positions + column + n)) * frequencies[p.i];
+      float angle =
+          static_cast<float>(__ldcg(positions + column + n)) * frequencies[(column + n) * frequency_stride + p.i];
       sincosf(angle, &e.sin[n], &e.cos[n]);
       e.sin[n] *= rotation_factor;
       e.cos[n] *= rotation_factor;
@@ -95,6 +97,7 @@ void decode_qkv(Context& ctx, const DecodeStream& stream, double eps, const Deco
   op.w = op.weights[0] != nullptr ? op.weights[0] : op.weights[1];
   op.half = static_cast<int>(args.d / 2);
   op.frequencies = args.frequencies;
+  op.frequency_stride = static_cast<int>(args.frequency_stride);
   op.positions = args.positions;
   op.rotation_factor = args.rotation_factor;
   decode::launch_product(ctx, op, op.first_tile[3], decode::normed_activations(stream, eps));

@@ -133,10 +133,15 @@ struct Queries {
   }
 };
 
+/// Scores s, in units of log2, become cap tanh(s / cap); cap 0: they stay.
+struct ScoreCap {
+  float cap = 0.0f, per_cap = 0.0f;
+};
+
 /// Scores of a unit's keys in units of log2: s[n][0..1] key lane / 4, s[n][2..3] key lane / 4 + 8; -inf beyond `rows`.
 template <int D, int kTiles>
 __device__ __forceinline__ void score_unit(float (&s)[kTiles][4], const unsigned char* keys,
-                                           const Queries<D, kTiles>& q, int rows, float scale) {
+                                           const Queries<D, kTiles>& q, int rows, float scale, ScoreCap cap) {
   const int lane = threadIdx.x % 32, r = lane / 4;
   float odd[kTiles][4];  // two chains of sums: half the latency
 #pragma unroll
@@ -157,7 +162,11 @@ __device__ __forceinline__ void score_unit(float (&s)[kTiles][4], const unsigned
 #pragma unroll
   for (int n = 0; n < kTiles; ++n)
 #pragma unroll
-    for (int j = 0; j < 4; ++j) s[n][j] = r + 8 * (j / 2) < rows ? (s[n][j] + odd[n][j]) * scale : -INFINITY;
+    for (int j = 0; j < 4; ++j) {
+      float score = (s[n][j] + odd[n][j]) * scale;
+      if (cap.cap > 0.0f) score = cap.cap * tanhf(score * cap.per_cap);
+      s[n][j] = r + 8 * (j / 2) < rows ? score : -INFINITY;
+    }
 }
 
 /// One step of the online softmax: probabilities of a unit as the narrow operand of V^T P^T, sums and maxima moved on.

@@ -6,6 +6,7 @@
 #include "model/ops/merge_attention.h"
 #include "model/ops/rms_norm.h"
 #include "model/ops/rope.h"
+#include "model/ops/softcap.h"
 #include "model/ops/swiglu.h"
 
 namespace restkv::gpu {
@@ -22,6 +23,7 @@ void add(Context&, const MatrixView&, const MatrixView&) { absent(); }
 void rope_table(Context&, const float*, const int64_t*, int64_t, int64_t, float, float*) { absent(); }
 void apply_rope(Context&, const MatrixView&, int64_t, const float*) { absent(); }
 void embed(Context&, const Tensor&, Range, const int32_t*, const MatrixView&, float) { absent(); }
+void softcap(Context&, float*, int64_t, float) { absent(); }
 void attention_prefill(Context&, const PrefillAttention&, const KvView&, const HeadLayout&) { absent(); }
 void merge_attention(Context&, const AttentionPart&, const AttentionTotal&, int64_t, const MatrixView&) { absent(); }
 

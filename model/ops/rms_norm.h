@@ -5,7 +5,7 @@
 
 namespace restkv {
 
-/// x, y [n, H]: f32 on CPU ranks (y may be x); on GPUs x bf16 or f32, y bf16. w [H] f32. Sums in f32.
+/// x, y [n, H], y may be x: f32 on CPU ranks; on GPUs bf16 into bf16, or f32 into bf16 or f32. w [H] f32. Sums in f32.
 void rms_norm(Context& ctx, const MatrixView& x, const Tensor& w, const MatrixView& y, double eps);
 
 namespace cpu {

@@ -15,15 +15,14 @@ struct alignas(16) Octet {
   T value[8];
 };
 
-template <int kVectors, class T>
+template <int kVectors, class T, class Y>
 __global__ void __launch_bounds__(32 * kWarps)
-    rms_norm_kernel(const T* x, int64_t x_ld, const float* w, __nv_bfloat16* y, int64_t y_ld, int64_t rows, int H,
-                    float eps) {
+    rms_norm_kernel(const T* x, int64_t x_ld, const float* w, Y* y, int64_t y_ld, int64_t rows, int H, float eps) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   if (row >= rows) return;
   const T* from = x + row * x_ld;
-  __nv_bfloat16* to = y + row * y_ld;
+  Y* to = y + row * y_ld;
   Octet<T> packed[kVectors];
 #pragma unroll
   for (int j = 0; j < kVectors; ++j) {
@@ -49,16 +48,16 @@ __global__ void __launch_bounds__(32 * kWarps)
     const float weight[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
     for (int i = 0; i < 8; ++i) value[i] *= scale * weight[i];
-    store8(to + c, pack(value));
+    store_floats(to + c, value);
   }
 }
 
 // Rows wider than a warp's registers: one block per row, which is read twice.
 constexpr int kThreads = 512;
 
-template <class T>
+template <class T, class Y>
 __global__ void __launch_bounds__(kThreads)
-    wide_rms_norm_kernel(const T* x, int64_t x_ld, const float* w, __nv_bfloat16* y, int64_t y_ld, int H, float eps) {
+    wide_rms_norm_kernel(const T* x, int64_t x_ld, const float* w, Y* y, int64_t y_ld, int H, float eps) {
   __shared__ float scratch[32];
   const T* from = x + blockIdx.x * x_ld;
   float sum = 0.0f, value[8];
@@ -72,21 +71,21 @@ __global__ void __launch_bounds__(kThreads)
     load_floats(from + c, value);
 #pragma unroll
     for (int i = 0; i < 8; ++i) value[i] *= scale * w[c + i];
-    store8(y + blockIdx.x * y_ld + c, pack(value));
+    store_floats(y + blockIdx.x * y_ld + c, value);
   }
 }
 
 // Picks the smallest instance that holds a row.
-template <int kVectors, class T>
+template <int kVectors, class T, class Y>
 void launch(Context& ctx, const MatrixView& x, const float* w, const MatrixView& y, float eps) {
   if constexpr (kVectors > kWidest) {
-    wide_rms_norm_kernel<<<static_cast<unsigned>(x.rows), kThreads, 0, stream_of(ctx)>>>(
-        x.row<T>(0), x.ld, w, y.row<__nv_bfloat16>(0), y.ld, static_cast<int>(x.cols), eps);
+    wide_rms_norm_kernel<T, Y><<<static_cast<unsigned>(x.rows), kThreads, 0, stream_of(ctx)>>>(
+        x.row<T>(0), x.ld, w, y.row<Y>(0), y.ld, static_cast<int>(x.cols), eps);
   } else {
-    if (x.cols > kVectors * 256) return launch<2 * kVectors, T>(ctx, x, w, y, eps);
+    if (x.cols > kVectors * 256) return launch<2 * kVectors, T, Y>(ctx, x, w, y, eps);
     const unsigned blocks = static_cast<unsigned>((x.rows + kWarps - 1) / kWarps);
-    rms_norm_kernel<kVectors, T><<<blocks, 32 * kWarps, 0, stream_of(ctx)>>>(
-        x.row<T>(0), x.ld, w, y.row<__nv_bfloat16>(0), y.ld, x.rows, static_cast<int>(x.cols), eps);
+    rms_norm_kernel<kVectors, T, Y><<<blocks, 32 * kWarps, 0, stream_of(ctx)>>>(x.row<T>(0), x.ld, w, y.row<Y>(0), y.ld,
+                                                                                x.rows, static_cast<int>(x.cols), eps);
   }
   RESTKV_KERNEL_CHECK();
 }
@@ -94,15 +93,20 @@ void launch(Context& ctx, const MatrixView& x, const float* w, const MatrixView&
 }  // namespace
 
 void rms_norm(Context& ctx, const MatrixView& x, const float* w, const MatrixView& y, double eps) {
-  RESTKV_CHECK((x.dtype == DType::bf16 || x.dtype == DType::f32) && y.dtype == DType::bf16,
-               "rms_norm on a GPU: {} into {}; bf16 or f32 into bf16 needed", name_of(x.dtype), name_of(y.dtype));
+  const bool from_f32 = x.dtype == DType::f32, to_f32 = y.dtype == DType::f32;
+  RESTKV_CHECK((from_f32 || x.dtype == DType::bf16) && (y.dtype == DType::bf16 || (from_f32 && to_f32)),
+               "rms_norm on a GPU: {} into {}; bf16 into bf16, or f32 into bf16 or f32 needed", name_of(x.dtype),
+               name_of(y.dtype));
   RESTKV_CHECK(x.cols % 8 == 0 && x.ld % 8 == 0 && y.ld % 8 == 0, "rms_norm on a GPU: rows of {} (multiples of 8)",
                x.cols);
   if (x.rows == 0) return;
-  if (x.dtype == DType::f32)
-    launch<1, float>(ctx, x, w, y, static_cast<float>(eps));
+  const auto small = static_cast<float>(eps);
+  if (to_f32)
+    launch<1, float, float>(ctx, x, w, y, small);
+  else if (from_f32)
+    launch<1, float, __nv_bfloat16>(ctx, x, w, y, small);
   else
-    launch<1, __nv_bfloat16>(ctx, x, w, y, static_cast<float>(eps));
+    launch<1, __nv_bfloat16, __nv_bfloat16>(ctx, x, w, y, small);
 }
 
 }  // namespace restkv::gpu

@@ -14,7 +14,6 @@
 #include "model/weights/random_source.h"
 #include "tests/gpu_test.h"
 #include "tests/model/run_model.h"
-#include "tests/read_safetensors.h"
 #include "tests/tolerances.h"
 
 namespace restkv {
@@ -151,21 +150,6 @@ TEST_F(TransformerGpu, FamiliesPrefillAndDecodeLogits) {
   compare_logits(qwen2);
 }
 
-// What has no GPU version yet is refused by name; within the window nothing differs.
-TEST_F(TransformerGpu, RefusesWhatItLacks) {
-  ModelConfig window = small_config(8, 2, 64);
-  window.traits.sliding_window = 100;
-  auto model = make(*gpu, window, full_cache());
-  std::vector<int32_t> tokens = random_prompt(100, window.vocab);
-  EXPECT_THROW(prefill(*model, tokens, 1), InputError);
-  Sequence sequence = prefill(*model, tokens, 0);
-  EXPECT_THROW(model->decode_step(sequence, 1), InputError);
-  ModelConfig dynamic = small_config(8, 2, 64);
-  dynamic.rope.type = "dynamic";
-  dynamic.rope.original_max_positions = 512;
-  EXPECT_THROW(make(*gpu, dynamic, full_cache()), InputError);
-}
-
 TEST_P(TransformerGpuShapes, EvictionKeepsTheSameRows) {
   ModelConfig config = small_config(GetParam().Hq, GetParam().Hkv, GetParam().d);
   for (Granularity granularity : {Granularity::kv_head, Granularity::query_head}) {
@@ -289,34 +273,6 @@ TEST_F(TransformerGpu, PhasesAddUpToThePrefill) {
     EXPECT_GT(sequence.report.seconds_of(phase), 0.0) << phase;
   for (const PhaseTime& phase : sequence.report.phases) sum += phase.seconds;
   EXPECT_LT(sum, 1.05 * sequence.report.seconds);
-}
-
-// The checkpoints that Hugging Face transformers wrote, with its logits.
-TEST_F(TransformerGpu, GoldenLogits) {
-  for (const char* name : {"llama2", "llama3"}) {
-    RowDifferences differences;
-    SCOPED_TRACE(name);
-    const std::string directory = std::string(RESTKV_TEST_DATA) + "/models/" + name;
-    testing::GoldenFile golden = testing::read_golden(directory + "/golden.safetensors");
-    Checkpoint checkpoint = open_checkpoint(directory);
-    Transformer model(*gpu, grid, checkpoint.config, *checkpoint.weights, full_cache(), {});
-    const int64_t vocab = model.config().vocab;
-    for (int n : {1, 17, 300, 2000}) {
-      const std::string suffix = fmt::format("_{}", n);
-      const auto& rows = golden.at("rows" + suffix).i32;
-      const auto& want = golden.at("logits" + suffix).f32;
-      PrefillOptions options;
-      options.logit_rows.assign(rows.begin(), rows.end());
-      options.on_logits = [&, row = int64_t{0}](int64_t position, std::span<const float> logits) mutable {
-        std::vector<float> got(logits.begin(), logits.end());
-        std::vector<float> reference(want.begin() + row * vocab, want.begin() + (row + 1) * vocab);
-        differences.add(difference(got, reference), fmt::format("prompt of {}, row {}", n, position));
-        ++row;
-      };
-      model.prefill(golden.at("ids" + suffix).i32, options);
-    }
-    differences.expect_close(name);
-  }
 }
 
 TEST_F(TransformerGpu, SmolLm2SameTextAndKeptSets) {
