@@ -98,8 +98,7 @@ int Bench::run() {
   auto count = [&](const char* status) {
     return std::count_if(points_.begin(), points_.end(), [&](const BenchPoint& p) { return p.status == status; });
   };
-  std::string table = bench_table(points_, setting_);
-  std::fwrite(table.data(), 1, table.size(), stdout);
+  std::fputs(table().c_str(), stdout);
   std::fflush(stdout);
   if (results_) log_.info("{} points appended to {}", points_.size(), results_->path());
   return share_exit_code(count("failed") > 0 ? 1 : count("ok") == 0 ? 2 : 0);

@@ -28,6 +28,8 @@ class Bench {
   /// on; so it does after an error on a single rank (amid several, an error ends the run). Returns the process's exit
   /// code: 1 when a point failed, 2 when every point was refused. Collective.
   int run();
+  /// What run() printed; on rank 0, which alone has every point.
+  std::string table() const { return bench_table(points_, setting_); }
 
  private:
   void agree_on_config(Communicator& world, const std::string& path, const std::vector<std::string>& overrides);

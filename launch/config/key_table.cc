@@ -224,6 +224,10 @@ std::vector<KeySpec> output_keys() {
 // The hash of a point holds the policy, budget and layout that it ran with; the lists themselves change no result.
 std::vector<KeySpec> bench_keys() {
   return {
+      texts_key("bench.presets", kNeither,
+                "Values of `model.preset`, with random weights: the whole sweep for each, one after the other. Empty: "
+                "`model.preset` alone. `restkv plan` shows the first.",
+                FIELD(bench.presets)),
       integers_key("bench.context", "tokens", kNeither, "Prompt lengths.", 1, kMost, FIELD(bench.context)),
       texts_key("bench.policies", kNeither,
                 "Values of `cache.policy`. A policy that cannot pool as `cache.pooling` says takes the first way that "

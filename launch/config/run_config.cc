@@ -37,9 +37,11 @@ void check_model(const RunConfig& config) {
   if (m.weights == WeightChoice::file) {
     if (m.path.empty())
       fail_input("{}: model.path is missing: expected a Hugging Face directory or a GGUF file", config.file);
-    if (!m.preset.empty() || m.layers > 0)
-      fail_input("{}: model.{} needs random weights, but model.weights is file; expected model.weights: random",
-                 config.file, m.preset.empty() ? "layers" : "preset");
+    if (!m.preset.empty() || m.layers > 0 || !config.bench.presets.empty())
+      fail_input("{}: {} needs random weights, but model.weights is file; expected model.weights: random", config.file,
+                 !m.preset.empty() ? "model.preset"
+                 : m.layers > 0    ? "model.layers"
+                                   : "bench.presets");
     return;
   }
   if (!m.path.empty())
@@ -93,6 +95,8 @@ RunConfig load_run_config(const std::string& path, const std::vector<std::string
   config.file = path;
   for (const Value& value : read_yaml_values(path)) apply(config, value);
   for (const std::string& assignment : overrides) apply(config, read_override(assignment, is_literal));
+  // A bench takes them one after the other (bench_command.cc); a plan shows the first.
+  if (config.model.preset.empty() && !config.bench.presets.empty()) config.model.preset = config.bench.presets.front();
   check_together(config, use);
   expand_name(config.output.file, config);
   expand_name(config.bench.file, config);

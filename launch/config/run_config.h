@@ -76,6 +76,7 @@ struct RunConfig {
 
   /// What `restkv bench` sweeps over: every combination of the lists is a point.
   struct Bench {
+    std::vector<std::string> presets;  ///< one after the other, each in the place of model.preset; empty: that one
     std::vector<int64_t> context = {4096};
     std::vector<std::string> policies = {"full", "restkv"};
     std::vector<Budget> budgets = {Budget{}};

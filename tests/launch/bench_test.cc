@@ -259,6 +259,27 @@ TEST_F(BenchRun, Mistakes) {
   refused(1, " --set bench.file=/dev/full", "bench.file /dev/full: cannot write a result");
 }
 
+TEST_F(BenchRun, PresetsOneAfterTheOther) {
+  const std::string sets = " --set model.layers=1 --set bench.context=300 --set bench.budgets=16 --set bench.presets=";
+  // One layer of the smallest shapes; a plan of memory that real ones do not fit.
+  Outcome outcome = bench(1, sets + "'[tiny, llama-3.1-70b, tiny]' --set parallel.memory_gib=0.5");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  auto lines = testing::read_results(file());
+  ASSERT_EQ(lines.size(), 6u);  // an environment and a point of each
+  const char* models[] = {"random:tiny", "random:llama-3.1-70b", "random:tiny"};
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(lines[2 * i]["kind"], "environment");
+    EXPECT_EQ(lines[2 * i + 1]["model"], models[i]);
+    EXPECT_EQ(lines[2 * i + 1]["status"], i == 1 ? "refused" : "ok");
+  }
+  EXPECT_EQ(count_of(outcome.out, "random:tiny on "), 4);  // as each ended, and together
+  EXPECT_EQ(count_of(outcome.out, "random:llama-3.1-70b on "), 2);
+  EXPECT_EQ(bench(1, sets + "llama-3.1-70b --set parallel.memory_gib=0.5").exit_code, 2);
+  outcome = bench(2, sets + "'[tiny, tinier]'");
+  EXPECT_EQ(outcome.exit_code, 2);
+  EXPECT_HAS(outcome.err, "model.preset: found \"tinier\", expected one of tiny, ");
+}
+
 TEST_F(BenchRun, RandomWeightsAnswerNothing) {
   std::string path = dir_.write("b.yaml", kTiny);
   Outcome outcome = testing::restkv(2, "run " + path);

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "dist/base/error.h"
@@ -85,6 +86,18 @@ TEST_F(DecodeCpu, QkvIsNormProductBiasAndRotation) {
   expect_close(q, reference(args.wq, args.q_bias, true));
   expect_close(k, reference(args.wk, nullptr, true));
   expect_close(v, reference(args.wv, nullptr, false));
+
+  // The second sequence alone with frequencies of its own.
+  std::vector<float> own(frequencies);
+  for (float& f : own) f *= 0.25f;
+  std::vector<float> all(frequencies);
+  all.insert(all.end(), own.begin(), own.end());
+  all.insert(all.end(), frequencies.begin(), frequencies.end());
+  args.frequencies = all.data(), args.frequency_stride = kHead / 2;
+  decode_qkv(ctx, stream, kEps, args);
+  const Tensor slow = rope_table(ctx, own, {5}, 1.25);
+  std::copy_n(slow.data<float>(), kHead, table.data<float>() + kHead);
+  expect_close(q, reference(args.wq, args.q_bias, true));
 }
 
 TEST_F(DecodeCpu, MlpAndLogits) {

@@ -153,6 +153,33 @@ TEST_P(FamiliesGpuGolden, DecodeAsTheCpu) {
   }
 }
 
+// Members of different lengths: windows, and frequencies of the type dynamic, are each one's own.
+TEST_F(FamiliesGpu, BatchesGiveWhatSingleSequencesGive) {
+  for (const char* name : {"llama_dynamic", "mistral_window", "gemma2"}) {
+    SCOPED_TRACE(name);
+    const Checkpoint checkpoint = open_checkpoint(directory_of(name));
+    auto model = make(*gpu, checkpoint, full_cache());
+    std::vector<std::vector<int32_t>> want, got(3);
+    std::vector<Sequence> together;
+    for (int64_t n : {90, 500, 700}) {
+      std::vector<int32_t> prompt;
+      for (int64_t i = 0; i < n; ++i) prompt.push_back(static_cast<int32_t>(mix64(static_cast<uint64_t>(i + n)) % 250));
+      Sequence alone = prefill(*model, prompt, 30);
+      want.push_back(testing::continue_greedily(*model, alone, 30));
+      together.push_back(prefill(*model, prompt, 30));
+    }
+    std::vector<DecodeBatch::Member> members;
+    for (Sequence& s : together) members.push_back({&s, SamplingConfig{}, 0});
+    auto batch = make_decode_batch(*model, members);
+    for (int step = 0; step < 30; ++step) {
+      const std::vector<int32_t> tokens(batch->tokens().begin(), batch->tokens().end());
+      for (size_t i = 0; i < 3; ++i) got[i].push_back(tokens[i]);
+      if (step < 29) batch->step(tokens);
+    }
+    for (size_t i = 0; i < 3; ++i) EXPECT_EQ(got[i], want[i]) << "member " << i;
+  }
+}
+
 class FamiliesGpuEviction : public FamiliesGpu, public ::testing::WithParamInterface<const char*> {};
 INSTANTIATE_TEST_SUITE_P(Models, FamiliesGpuEviction,
                          ::testing::Values("llama2", "llama32", "mistral3", "gemma_2b", "qwen25"),
