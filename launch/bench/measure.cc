@@ -173,6 +173,7 @@ void GroupMeasurement::decode(BenchResult& result) {
   combine(grid_.control(), result.decode_phases);
   for (PhaseTime& p : result.decode_phases) {
     p.seconds /= static_cast<double>(kTimedSteps);
+    p.least_seconds /= static_cast<double>(kTimedSteps);
     p.bytes /= kTimedSteps;
   }
 }

@@ -22,6 +22,7 @@ struct Link {
   double hop = 0.0;        ///< s that each further rank (between nodes: each doubling of the nodes) adds
   Curve all_reduce;        ///< s by bytes, two ranks; empty: latency + bytes / bandwidth
   std::string source;
+  Curve pushed_sum;  ///< s of a decode step's sum over peer memory, by bytes that a rank pushes; empty: none
 };
 
 /// One rank's device, its node and the links. Shares are of the ceilings, so that a ceiling measured elsewhere (a

@@ -95,6 +95,13 @@ class Predictor {
   double share() const { return static_cast<double>(L_lc_) / static_cast<double>(in_.L * tensor_.size); }
   double read() const { return m_.copy_bytes * m_.read; }
   double sum(RankGroup g, double bytes) const { return all_reduce_seconds(m_, g, node_, bytes); }
+  // A decode step's sum: over peer memory where decode_groups.h takes it (one node, up to 8 ranks and 8 MB pushed).
+  double step_sum(RankGroup g, double bytes) const {
+    const double pushed = bytes * static_cast<double>(g.size - 1);
+    const bool peers = !m_.inside.pushed_sum.empty() && g.size <= 8 && spread_of(g, node_).nodes == 1.0;
+    if (g.size > 1 && peers && pushed <= 8e6) return value_at(m_.inside.pushed_sum, pushed);
+    return sum(g, bytes);
+  }
   double gather(RankGroup g, double received) const { return all_gather_seconds(m_, g, node_, received); }
 
   void compute() {
@@ -195,7 +202,7 @@ class Predictor {
     const bool by_tensor = in_.decode == DecodeMode::tensor;
     const RankGroup group = by_tensor ? world_ : tensor_;
     const double row = batch * static_cast<double>(c_.hidden) * kF32;
-    double t = sum(tensor_, row) + 2.0 * layers() * sum(group, row);
+    double t = step_sum(tensor_, row) + 2.0 * layers() * step_sum(group, row);
     t += gather(group, batch * static_cast<double>(c_.vocab) * kF32 * static_cast<double>(group.size - 1) /
                            static_cast<double>(group.size));
     if (!by_tensor)
