@@ -4,12 +4,14 @@
 #include <cmath>
 #include <numeric>
 #include <optional>
+#include <sstream>
 
 #include "dist/base/activity.h"
 #include "dist/base/error.h"
 #include "dist/base/mix.h"
 #include "dist/base/stopwatch.h"
 #include "launch/results/record.h"
+#include "launch/run/together.h"
 #include "model/decode_batch.h"
 
 namespace restkv {
@@ -24,8 +26,24 @@ int64_t bytes_sent(const ProcessGrid& grid) {
   return grid.world().stats().bytes_sent + grid.sequence().stats().bytes_sent + grid.tensor().stats().bytes_sent;
 }
 
+/// The phases of rank 0, which has rows of every prompt; of a prompt shorter than a chunk others have none, and not
+/// all of the phases.
+void align_phases(Communicator& world, std::vector<PhaseTime>& phases) {
+  std::string names;
+  for (const PhaseTime& p : phases) names += p.name + "\n";
+  std::istringstream all(agree_on_text(world, names));
+  std::vector<PhaseTime> aligned;
+  for (std::string name; std::getline(all, name);) {
+    aligned.push_back({name, 0.0, 0, 0.0});
+    for (const PhaseTime& p : phases)
+      if (p.name == name) aligned.back() = p;
+  }
+  phases = aligned;
+}
+
 /// The slowest and the fastest rank's time and all ranks' bytes of every phase.
 void combine(Communicator& world, std::vector<PhaseTime>& phases) {
+  align_phases(world, phases);
   std::vector<double> seconds, least;
   std::vector<int64_t> bytes;
   for (const PhaseTime& p : phases) {

@@ -259,6 +259,15 @@ TEST_F(BenchRun, Mistakes) {
   refused(1, " --set bench.file=/dev/full", "bench.file /dev/full: cannot write a result");
 }
 
+// One chunk holds the whole prompt: the second rank has no rows of it.
+TEST_F(BenchRun, PromptsShorterThanAChunk) {
+  Outcome outcome = bench(2, " --set bench.context=64 --set bench.budgets=16 --set 'bench.policies=[full, restkv]'");
+  ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
+  auto lines = testing::read_results(file());
+  for (const auto& line : lines)
+    if (line["kind"] == "point") EXPECT_EQ(line["status"], "ok");
+}
+
 TEST_F(BenchRun, PresetsOneAfterTheOther) {
   const std::string sets = " --set model.layers=1 --set bench.context=300 --set bench.budgets=16 --set bench.presets=";
   // One layer of the smallest shapes; a plan of memory that real ones do not fit.
