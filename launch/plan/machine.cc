@@ -16,7 +16,7 @@ double value_at(const Curve& curve, double x) {
 }
 
 // Prefill: 131,072 tokens: linear layers 687 of 799.8 TFLOP/s, attention 588, norms, rotation and activation 653 GB in
-// 203 ms; attention at 32K and 4K is what those leave of 1.212 s and 0.098 s. Scoring: 0.16, 0.44 and 1.23 ms a layer
+// 203 ms; attention at 32K and 4K is what those leave of 1.212 s and 0.098 s. Scoring: 0.15, 0.39 and 0.98 ms a layer
 // at 4K, 32K and 128K. Decode: 15.0 GB of weights in 3.74 ms; 4.19 MB and 537 MB of rows a layer in 5.2 and 123 us; a
 // step of 3.96 ms. Batches: 3.74, 3.80, 3.84, 3.94, 4.37, 5.24 ms for the products of 1 to 32 sequences.
 Machine h200() {
@@ -28,7 +28,7 @@ Machine h200() {
   m.linear = 0.859;
   m.attention = {{4096, 0.65}, {32768, 0.715}, {131072, 0.735}};
   m.elementwise = 0.76;
-  m.evict = 0.46;
+  m.evict = 0.59;
   m.evict_start = 130e-6;
   m.layer_floor = 60e-6;
   m.overlap = true;
