@@ -15,7 +15,7 @@ packages=(
 )
 for option in "$@"; do
   case "$option" in
-    --tests) packages+=("libgtest-dev" "git" "clang-format-14" "clang-tidy-14" "libomp-14-dev") ;;
+    --tests) packages+=("libgtest-dev" "git" "clang-format-14" "clang-tidy-14" "libomp-14-dev" "python3-matplotlib") ;;
     *) echo "install_deps.sh: unknown option $option; allowed: --tests" >&2; exit 2 ;;
   esac
 done
