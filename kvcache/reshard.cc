@@ -195,6 +195,7 @@ void reshard_on_gpu(Context& ctx, Communicator& sequence, const KeptLayer& kept,
                          incoming.bytes.numel(), source, DType::u8);
     }
     std::vector<gpu::PackedRows> parts;
+    parts.reserve(messages.size());
     for (const Message& message : messages) parts.push_back(message.rows);
     DeviceKvLayer these = to;
     these.first_row += first;

@@ -41,6 +41,7 @@ class DeviceDecodeBatch final : public DecodeBatch {
   void after_step();
   void enqueue_forward();
   void enqueue_embedding();
+  DecodeQkv enqueue_projection(int64_t layer);
   void enqueue_attention(int64_t layer);
   void enqueue_mlp(int64_t layer);
   void enqueue_residual(const MatrixView& in, const MatrixView& w, const Tensor& output_norm, const Tensor& norm,

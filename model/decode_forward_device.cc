@@ -42,21 +42,14 @@ void DeviceDecodeBatch::enqueue_embedding() {
   groups_.sum_embedding(norm, stream);
 }
 
-// b_->attended, and through the output projection into the stream.
-void DeviceDecodeBatch::enqueue_attention(int64_t layer) {
+// b_->q, k and v of this rank's heads.
+DecodeQkv DeviceDecodeBatch::enqueue_projection(int64_t layer) {
   const ModelConfig& c = model_.config();
   const LayerWeights& w = model_.weights().layers[static_cast<size_t>(layer)];
   const HeadLayout &held = model_.plan().resident.heads, &mine = model_.plan().decode.heads;
-  const DecodeStream stream = b_->stream.first(size());
   const int64_t d = c.d, H = c.hidden, n = size(), q0 = (mine.local.q.begin - held.local.q.begin) * d,
                 kv0 = (mine.local.kv.begin - held.local.kv.begin) * d, Hq = mine.Hq_lc() * d, Hkv = mine.Hkv_lc() * d,
                 q_rows = held.Hq_lc() * d, kv_rows = held.Hkv_lc() * d;
-  const MatrixView output = MatrixView(w.output).block(0, H, q0, Hq);
-  start_phase("qkv");
-  if (Hq == 0) {
-    start_phase("attention");  // every rank has the same phases
-    return enqueue_residual({nullptr, DType::bf16, n, 0, 0}, output, w.attention_output_norm, w.mlp_norm, "output");
-  }
   const MatrixView qkv(w.qkv);
   DecodeQkv projection;
   projection.wq = qkv.block(q0, Hq, 0, H);
@@ -76,7 +69,23 @@ void DeviceDecodeBatch::enqueue_attention(int64_t layer) {
   projection.q = MatrixView(b_->q).block(0, n, 0, Hq);
   projection.k = MatrixView(b_->k).block(0, n, 0, Hkv);
   projection.v = MatrixView(b_->v).block(0, n, 0, Hkv);
-  decode_qkv(ctx_, stream, c.rms_eps, projection);
+  decode_qkv(ctx_, b_->stream.first(n), c.rms_eps, projection);
+  return projection;
+}
+
+// b_->attended, and through the output projection into the stream.
+void DeviceDecodeBatch::enqueue_attention(int64_t layer) {
+  const ModelConfig& c = model_.config();
+  const LayerWeights& w = model_.weights().layers[static_cast<size_t>(layer)];
+  const HeadLayout &held = model_.plan().resident.heads, &mine = model_.plan().decode.heads;
+  const int64_t d = c.d, n = size(), q0 = (mine.local.q.begin - held.local.q.begin) * d, Hq = mine.Hq_lc() * d;
+  const MatrixView output = MatrixView(w.output).block(0, c.hidden, q0, Hq);
+  start_phase("qkv");
+  if (Hq == 0) {
+    start_phase("attention");  // every rank has the same phases
+    return enqueue_residual({nullptr, DType::bf16, n, 0, 0}, output, w.attention_output_norm, w.mlp_norm, "output");
+  }
+  const DecodeQkv projection = enqueue_projection(layer);
 
   BatchDecodeAttention attention;
   attention.q = projection.q;

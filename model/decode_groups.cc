@@ -19,11 +19,13 @@ int64_t most_words(int ranks) { return kPushedBytes / (8 * (ranks - 1)) / 2 * 2;
 // Ranks of the world in this rank's tensor group, or in its sequence group.
 std::vector<int> tensor_members(const ProcessGrid& grid) {
   std::vector<int> members;
+  members.reserve(static_cast<size_t>(grid.tensor_size()));
   for (int t = 0; t < grid.tensor_size(); ++t) members.push_back(grid.sequence_rank() * grid.tensor_size() + t);
   return members;
 }
 std::vector<int> sequence_members(const ProcessGrid& grid) {
   std::vector<int> members;
+  members.reserve(static_cast<size_t>(grid.sequence_size()));
   for (int s = 0; s < grid.sequence_size(); ++s) members.push_back(s * grid.tensor_size() + grid.tensor_rank());
   return members;
 }

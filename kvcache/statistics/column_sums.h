@@ -13,7 +13,9 @@ namespace restkv {
 /// they come. A column of 2^20 rows of weight 1 fits.
 inline constexpr int kColumnSumBits = 40;
 RESTKV_HOST_DEVICE constexpr int64_t column_sum_of(float weights) {
-  return static_cast<int64_t>(static_cast<double>(weights) * static_cast<double>(int64_t{1} << kColumnSumBits) + 0.5);
+  const double scaled = static_cast<double>(weights) * static_cast<double>(int64_t{1} << kColumnSumBits);
+  const auto whole = static_cast<int64_t>(scaled);
+  return whole + (scaled - static_cast<double>(whole) >= 0.5 ? 1 : 0);
 }
 RESTKV_HOST_DEVICE constexpr float column_sum_value(int64_t sum) {
   return static_cast<float>(static_cast<double>(sum) / static_cast<double>(int64_t{1} << kColumnSumBits));

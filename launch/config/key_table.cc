@@ -102,6 +102,11 @@ std::vector<KeySpec> cache_keys() {
                  {"uniform", "pyramid", "ada", "ada_pyramid"}, FIELD(cache.allocation)),
       real_key("cache.ada_floor", "", kResults, "`ada`: part of the budget that every head has for sure.", 0.0, 1.0,
                FIELD(cache.ada_floor)),
+  };
+}
+
+std::vector<KeySpec> score_keys() {
+  return {
       choice_key("cache.mode", kResults,
                  "`restkv`: smooth the attention over the window, then score (`after`), or score each query, then "
                  "smooth the scores (`before`).",
@@ -281,8 +286,8 @@ std::string last_part(const std::string& name) { return name.substr(name.rfind('
 const std::vector<KeySpec>& run_keys() {
   static const std::vector<KeySpec> keys = [] {
     std::vector<KeySpec> all;
-    for (auto section : {model_keys(), parallel_keys(), cache_keys(), decode_keys(), prompt_keys(), generate_keys(),
-                         output_keys(), bench_keys(), plan_keys()})
+    for (auto section : {model_keys(), parallel_keys(), cache_keys(), score_keys(), decode_keys(), prompt_keys(),
+                         generate_keys(), output_keys(), bench_keys(), plan_keys()})
       for (KeySpec& key : section) all.push_back(std::move(key));
     return all;
   }();

@@ -173,8 +173,8 @@ Machine read_machine(const std::string& path, Device device) {
     m = h200();
   } else {
     m.elementwise = m.evict = 0.25;  // unless the points tell
-    m.inside = {e["ceilings"]["copy_tbs"].get<double>() * 1e12 / 4.0, 20e-6, 5e-6, {}, {}};
-    m.between = {1e9, 60e-6, 20e-6, {}, "assumed: 1 GB/s, 60 us"};
+    m.inside = {e["ceilings"]["copy_tbs"].get<double>() * 1e12 / 4.0, 20e-6, 5e-6, {}, {}, {}};
+    m.between = {1e9, 60e-6, 20e-6, {}, "assumed: 1 GB/s, 60 us", {}};
   }
   m.device = device;
   const double ranks = e["ranks"].get<double>();

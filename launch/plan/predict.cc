@@ -20,7 +20,8 @@ struct Spread {
 
 Spread spread_of(RankGroup group, int64_t ranks_per_node) {
   int64_t per_node = std::clamp<int64_t>(ranks_per_node / group.stride, 1, group.size);
-  return {static_cast<double>((group.size + per_node - 1) / per_node), static_cast<double>(per_node)};
+  const int64_t nodes = (group.size + per_node - 1) / per_node;
+  return {static_cast<double>(nodes), static_cast<double>(per_node)};
 }
 
 double latency_of(const Machine& m, const Spread& spread) {

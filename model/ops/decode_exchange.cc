@@ -54,7 +54,7 @@ void join_columns(Context& ctx, const float* parts, const std::vector<Range>& co
   for (const Range& part : columns) {
     RESTKV_CHECK(part.begin >= 0 && part.end <= cols, "columns {} to {} of {}", part.begin, part.end, cols);
     if (on_gpu(ctx)) {
-      if (part.size() > 0 && rows > 0) gpu::place_columns(ctx, parts, part.size(), rows, out, cols, part.begin);
+      if (!part.empty() && rows > 0) gpu::place_columns(ctx, parts, part.size(), rows, out, cols, part.begin);
     } else {
       for (int64_t r = 0; r < rows; ++r) std::copy_n(parts + r * part.size(), part.size(), out + r * cols + part.begin);
     }

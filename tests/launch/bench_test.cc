@@ -264,8 +264,11 @@ TEST_F(BenchRun, PromptsShorterThanAChunk) {
   Outcome outcome = bench(2, " --set bench.context=64 --set bench.budgets=16 --set 'bench.policies=[full, restkv]'");
   ASSERT_EQ(outcome.exit_code, 0) << outcome.err;
   auto lines = testing::read_results(file());
-  for (const auto& line : lines)
-    if (line["kind"] == "point") EXPECT_EQ(line["status"], "ok");
+  for (const auto& line : lines) {
+    if (line["kind"] == "point") {
+      EXPECT_EQ(line["status"], "ok");
+    }
+  }
 }
 
 TEST_F(BenchRun, PresetsOneAfterTheOther) {
