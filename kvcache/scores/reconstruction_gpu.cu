@@ -310,7 +310,7 @@ void reconstruction_after(Context& ctx, const HeadLayout& heads, const LocalShar
   const int group = largest_group(heads);
   // Nothing that depends on the layout may choose the kernel: scores are the same bits on all.
   if (kernel == NormKernel::fastest ? has_warpgroup_norms() : kernel != NormKernel::warps)
-    return warpgroup_norms(ctx, p, group, kernel);
+    return warpgroup_norms(ctx, p, group);
   if (d == 64) return launch<64>(ctx, p, group);
   if (d == 128) return launch<128>(ctx, p, group);
   launch<256>(ctx, p, group);

@@ -399,12 +399,10 @@ bool has_warpgroup_norms() {
   return attributes.sharedSizeBytes >= 32 * sizeof(int);
 }
 
-void warpgroup_norms(Context& ctx, const NormArguments& p, int group, NormKernel kernel) {
+void warpgroup_norms(Context& ctx, const NormArguments& p, int group) {
   RESTKV_CHECK(has_warpgroup_norms(), "norms by warpgroups: the device or the build has none (sm_90a)");
   if (p.heads.d == 64) return launch<Shape<64, 32, 2, 3>>(ctx, p, group);
   if (p.heads.d == 256) return launch<Shape<256, 32, 1, 2>>(ctx, p, group);
-  if (kernel == NormKernel::n32x1) return launch<Shape<128, 32, 1, 4>>(ctx, p, group);
-  if (kernel == NormKernel::n64x1) return launch<Shape<128, 64, 1, 4>>(ctx, p, group);
   launch<Shape<128, 32, 2, 3>>(ctx, p, group);
 }
 

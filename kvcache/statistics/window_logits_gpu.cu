@@ -7,19 +7,18 @@
 #include "kvcache/gpu/layout.h"
 #include "kvcache/gpu/softmax_weight.h"
 #include "kvcache/gpu/tensor_core.h"
-#include "kvcache/statistics/window_logits_kernels.h"
+#include "kvcache/statistics/window_logits.h"
 
 namespace restkv::gpu {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kKeys = 128;  // keys per step
 constexpr int kStages = 2;
 
 // kWarpsM warps stand on 32 query rows each, the others beside them on further keys of a step.
-template <int kD, int kWarpsM, int kKeys_, bool kStreams_>
+template <int kD, int kWarpsM>
 struct Tile {
-  static constexpr int kKeys = kKeys_;         // per step
-  static constexpr bool kStreams = kStreams_;  // logits leave the caches first
   static constexpr int kRows = 32 * kWarpsM;
   static constexpr int kWarpsN = 8 / kWarpsM;
   static constexpr int kWarpKeys = kKeys / kWarpsN;
@@ -66,7 +65,7 @@ __device__ void load_queries(const Arguments& p, int first_head, int row0, int r
 
 template <class T, int kD>
 __device__ void load_keys(const Arguments& p, int g, int64_t local, int64_t first, int64_t count, uint32_t shared) {
-  for (int i = threadIdx.x; i < T::kKeys * T::kChunks; i += kThreads) {
+  for (int i = threadIdx.x; i < kKeys * T::kChunks; i += kThreads) {
     const int r = i / T::kChunks, chunk = i % T::kChunks;
     const bool valid = first + r < count;
     const __nv_bfloat16* from = p.k + (local + (valid ? first + r : 0)) * p.k_ld + g * kD + chunk * 8;
@@ -135,13 +134,8 @@ __device__ void finish_row(const float (&acc)[2 * T::kPairs][4], int half, float
       for (int j = 0; j < 4; ++j)
         if (key + j >= visible) x[pair][j] = -INFINITY;
     }
-    if (key < padded) {
-      const float4 vector = make_float4(x[pair][0], x[pair][1], x[pair][2], x[pair][3]);
-      if constexpr (T::kStreams)
-        __stcs(reinterpret_cast<float4*>(out + pair * 16), vector);
-      else
-        *reinterpret_cast<float4*>(out + pair * 16) = vector;
-    }
+    if (key < padded)
+      *reinterpret_cast<float4*>(out + pair * 16) = make_float4(x[pair][0], x[pair][1], x[pair][2], x[pair][3]);
 #pragma unroll
     for (int j = 0; j < 4; ++j) high = fmaxf(high, x[pair][j]);
   }
@@ -155,14 +149,9 @@ __device__ void finish_row(const float (&acc)[2 * T::kPairs][4], int half, float
   partial = {max, sum};
 }
 
-// Thread blocks per multiprocessor, bounded by shared memory.
-template <int kD, class T>
-constexpr int kResident = kD > 128        ? 1
-                          : T::kKeys > 64 ? 2
-                                          : 3;
-
-template <int kD, class T>
-__global__ void __launch_bounds__(kThreads, kResident<kD, T>) logits_kernel(Arguments p) {
+template <int kD, int kWarpsM>
+__global__ void __launch_bounds__(kThreads, kD <= 128 ? 2 : 1) logits_kernel(Arguments p) {
+  using T = Tile<kD, kWarpsM>;
   extern __shared__ __align__(128) unsigned char shared[];
   const int g = blockIdx.y, row0 = blockIdx.x * T::kRows, b = blockIdx.z;
   const int first_head = p.heads.first(g), rows = p.heads.count(g) * p.W;
@@ -186,19 +175,19 @@ __global__ void __launch_bounds__(kThreads, kResident<kD, T>) logits_kernel(Argu
     visible[i] = static_cast<int>(max(int64_t{0}, min(sees, count)));
     out[i] = r < rows ? p.logits + (static_cast<int64_t>(first_head) * p.W + r) * p.stride + local + warp_key : nullptr;
   }
-  const int steps = static_cast<int>((count + T::kKeys - 1) / T::kKeys);
+  const int steps = static_cast<int>((count + kKeys - 1) / kKeys);
   for (int step = 0; step < steps; ++step) {
     wait_copies();
     __syncthreads();  // the keys of this step are there, and nobody reads those of the step before
     if (step + 1 < steps)
-      load_keys<T, kD>(p, g, local, (step + 1) * T::kKeys, count, keys + (step + 1) % kStages * T::kStageBytes);
+      load_keys<T, kD>(p, g, local, (step + 1) * kKeys, count, keys + (step + 1) % kStages * T::kStageBytes);
     float acc[2][2 * T::kPairs][4] = {};
     multiply_step<T, kD>(queries, keys + step % kStages * T::kStageBytes, acc);
 #pragma unroll
     for (int i = 0; i < 4; ++i)
       if (out[i] != nullptr)
-        finish_row<T>(acc[i / 2], i % 2, p.scale, step * T::kKeys + warp_key, visible[i], static_cast<int>(padded),
-                      out[i] + step * T::kKeys, partial[i]);
+        finish_row<T>(acc[i / 2], i % 2, p.scale, step * kKeys + warp_key, visible[i], static_cast<int>(padded),
+                      out[i] + step * kKeys, partial[i]);
   }
 
   __syncthreads();
@@ -219,9 +208,10 @@ __global__ void __launch_bounds__(kThreads, kResident<kD, T>) logits_kernel(Argu
   p.partials[static_cast<int64_t>(b) * p.heads.Hq_lc * p.W + row] = make_float2(all.max, all.sum);
 }
 
-template <int kD, class T>
+template <int kD, int kWarpsM>
 void launch(Context& ctx, const Arguments& p, int rows) {
-  auto kernel = logits_kernel<kD, T>;
+  using T = Tile<kD, kWarpsM>;
+  auto kernel = logits_kernel<kD, kWarpsM>;
   RESTKV_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, T::kSharedBytes));
   const dim3 grid(blocks_for(rows, T::kRows), p.heads.Hkv_lc, p.grid.blocks);
   kernel<<<grid, kThreads, T::kSharedBytes, stream_of(ctx)>>>(p);
@@ -229,26 +219,16 @@ void launch(Context& ctx, const Arguments& p, int rows) {
 }
 
 template <int kD>
-void launch(Context& ctx, const Arguments& p, int rows, LogitsTile tile) {
-  if (rows <= 32) return launch<kD, Tile<kD, 1, 128, false>>(ctx, p, rows);
-  if (rows <= 64) return launch<kD, Tile<kD, 2, 128, false>>(ctx, p, rows);
-  if constexpr (kD == 128) {
-    if (tile == LogitsTile::streamed128) return launch<kD, Tile<kD, 4, 128, true>>(ctx, p, rows);
-    if (tile == LogitsTile::keys64) return launch<kD, Tile<kD, 4, 64, false>>(ctx, p, rows);
-    if (tile == LogitsTile::streamed64) return launch<kD, Tile<kD, 4, 64, true>>(ctx, p, rows);
-  }
-  launch<kD, Tile<kD, 4, 128, false>>(ctx, p, rows);
+void launch(Context& ctx, const Arguments& p, int rows) {
+  if (rows <= 32) return launch<kD, 1>(ctx, p, rows);
+  if (rows <= 64) return launch<kD, 2>(ctx, p, rows);
+  launch<kD, 4>(ctx, p, rows);
 }
 
 }  // namespace
 
 void window_logits(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const MatrixView& q_window,
                    const MatrixView& k, float* logits, float* partials) {
-  window_logits(ctx, heads, shard, q_window, k, logits, partials, LogitsTile::keys128);
-}
-
-void window_logits(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const MatrixView& q_window,
-                   const MatrixView& k, float* logits, float* partials, LogitsTile tile) {
   if (shard.L_lc == 0 || heads.Hq_lc() == 0) return;
   RESTKV_CHECK(q_window.dtype == k.dtype, "window_logits: queries of {}, keys of {}", name_of(q_window.dtype),
                name_of(k.dtype));
@@ -271,9 +251,9 @@ void window_logits(Context& ctx, const HeadLayout& heads, const LocalShard& shar
                     reinterpret_cast<float2*>(partials)};
   // Of a whole group, also where ranks share one: the order of a block's sums follows it.
   const int rows = static_cast<int>(heads.group()) * p.W;
-  if (d == 64) return launch<64>(ctx, p, rows, tile);
-  if (d == 128) return launch<128>(ctx, p, rows, tile);
-  launch<256>(ctx, p, rows, tile);
+  if (d == 64) return launch<64>(ctx, p, rows);
+  if (d == 128) return launch<128>(ctx, p, rows);
+  launch<256>(ctx, p, rows);
 }
 
 }  // namespace restkv::gpu

@@ -17,7 +17,7 @@
 #include "kvcache/statistics/column_sums.h"
 #include "kvcache/statistics/exchange.h"
 #include "kvcache/statistics/window_attention.h"
-#include "kvcache/statistics/window_logits_kernels.h"
+#include "kvcache/statistics/window_logits.h"
 #include "kvcache/statistics/window_output.h"
 
 namespace restkv {
@@ -123,19 +123,8 @@ void measure(Context& ctx, int64_t L) {
          static_cast<double>(ctx.memory().peak() - inputs) / 1048576);
   // Kernels of the same side by side: whole steps, so that the caches are as they are in a layer.
   std::vector<Step> kernels;
-  for (const auto& [name, tile] : {std::pair("logits, 128 keys", gpu::LogitsTile::keys128),
-                                   std::pair("logits, 128, streamed", gpu::LogitsTile::streamed128),
-                                   std::pair("logits, 64 keys", gpu::LogitsTile::keys64),
-                                   std::pair("logits, 64, streamed", gpu::LogitsTile::streamed64)}) {
-    kernels.push_back({name, [&, which = tile] {
-                         gpu::window_logits(ctx, heads, shard, MatrixView(q), MatrixView(k), logits.data<float>(),
-                                            partials.data<float>(), which);
-                       }});
-    kernels.push_back({"  attention after it", steps[2].run});
-  }
-  for (const auto& [name, kernel] :
-       {std::pair("norms by warps", gpu::NormKernel::warps), std::pair("norms, n32x1", gpu::NormKernel::n32x1),
-        std::pair("norms, n32x2", gpu::NormKernel::n32x2), std::pair("norms, n64x1", gpu::NormKernel::n64x1)}) {
+  for (const auto& [name, kernel] : {std::pair("norms by warps", gpu::NormKernel::warps),
+                                     std::pair("norms by warpgroups", gpu::NormKernel::warpgroups)}) {
     if (kernel != gpu::NormKernel::warps && !gpu::has_warpgroup_norms()) continue;
     kernels.push_back({name, [&, which = kernel] {
                          gpu::reconstruction_after(ctx, heads, shard, a.data<float>(), o.data<float>(), MatrixView(v),

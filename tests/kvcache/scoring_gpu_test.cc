@@ -12,7 +12,7 @@
 #include "kvcache/scores/position_scores.h"
 #include "kvcache/scores/random_scores.h"
 #include "kvcache/scores/reconstruction_kernels.h"
-#include "kvcache/statistics/window_logits_kernels.h"
+#include "kvcache/statistics/window_logits.h"
 #include "tests/gpu_test.h"
 #include "tests/kvcache/scoring_layer.h"
 #include "tests/tolerances.h"
@@ -220,11 +220,8 @@ TEST_F(ScoringGpu, HopperHasWarpgroups) {
 
 TEST_F(ScoringGpu, NormKernels) {
   using gpu::NormKernel;
-  const std::pair<const char*, NormKernel> kernels[] = {{"warps", NormKernel::warps},
-                                                        {"n32x1", NormKernel::n32x1},
-                                                        {"n32x2", NormKernel::n32x2},
-                                                        {"n64x1", NormKernel::n64x1},
-                                                        {"fastest", NormKernel::fastest}};
+  const std::pair<const char*, NormKernel> kernels[] = {
+      {"warps", NormKernel::warps}, {"warpgroups", NormKernel::warpgroups}, {"fastest", NormKernel::fastest}};
   const std::pair<int64_t, HeadLayout> cases[] = {
       {1000, {8, 2, 128, {{0, 8}, {0, 2}}}},   {131, {3, 1, 128, {{0, 3}, {0, 1}}}},
       {777, {16, 2, 128, {{0, 16}, {0, 2}}}},  {20011, {4, 4, 128, {{0, 4}, {0, 4}}}},
@@ -257,32 +254,6 @@ TEST_F(ScoringGpu, NormKernels) {
         for (int64_t h = 0; h < heads.Hq_lc(); ++h) part.insert(part.end(), &got[h * L + begin], &got[h * L] + L);
         expect_same_bits("positions moved", in.scores(*gpu, begin, run), part);
       }
-    }
-  }
-}
-
-// The same logits however the work is cut, and partials that differ in the order of their sums alone.
-TEST_F(ScoringGpu, LogitsTiles) {
-  for (const CaseShape& shape :
-       {CaseShape{1000, 32, 64, 8, 2, 128}, {2049, 33, 64, 12, 1, 128, 1024}, {777, 65, 80, 3, 3, 128, 64}}) {
-    const ScoringShape s{shape, DType::bf16};
-    const ScoringInput in = scoring_input(s, 91);
-    const HeadLayout heads = s.heads();
-    const SequencePartition partition = s.partition(1);
-    const LocalShard shard = make_local_shard(partition, 0, shape.W);
-    const int64_t rows = shape.Hq * shape.W;
-    const Tensor q = upload(*gpu, in.q, {shape.W, shape.Hq * shape.d}, DType::bf16);
-    const Tensor k = upload(*gpu, in.k, {shape.L, shape.Hkv * shape.d}, DType::bf16);
-    std::vector<float> logits, partials;
-    using gpu::LogitsTile;
-    for (LogitsTile tile : {LogitsTile::keys128, LogitsTile::streamed128, LogitsTile::keys64, LogitsTile::streamed64}) {
-      SCOPED_TRACE(fmt::format("L {}, tile {}", shape.L, static_cast<int>(tile)));
-      Tensor x = output(*gpu, {rows, shard.stride}), part = output(*gpu, {partition.blocks(), rows * 2});
-      gpu::window_logits(*gpu, heads, shard, MatrixView(q), MatrixView(k), x.data<float>(), part.data<float>(), tile);
-      const std::vector<float> got = gpu->to_host<float>(x), sums = gpu->to_host<float>(part);
-      if (tile == LogitsTile::keys128) logits = got, partials = sums;
-      expect_same_bits("logits", got, logits);
-      expect_close("partials of tiles", sums, partials, 1, kStatisticsGpu);
     }
   }
 }
