@@ -2,33 +2,20 @@
 #include <gtest/gtest.h>
 
 #include "dist/base/error.h"
-#include "dist/base/mix.h"
 #include "model/weights/random_source.h"
 #include "tests/model/run_model.h"
+#include "tests/model/small_models.h"
 
 namespace restkv {
 namespace {
 
 ModelConfig tiny_config(int64_t Hq = 12, int64_t Hkv = 4) {
-  ModelConfig config;
-  config.family = "llama";
+  ModelConfig config = testing::tiny_config(Hq, Hkv);
   config.layers = 4;
-  config.hidden = 64;
-  config.intermediate = 150;
-  config.Hq = Hq;
-  config.Hkv = Hkv;
-  config.d = 16;
-  config.vocab = 131;
-  config.max_positions = 8192;
-  config.tied_embeddings = true;
   return config;
 }
 
-std::vector<int32_t> random_prompt(int64_t n) {
-  std::vector<int32_t> tokens;
-  for (int64_t i = 0; i < n; ++i) tokens.push_back(static_cast<int32_t>(mix64(static_cast<uint64_t>(i) + 99) % 131));
-  return tokens;
-}
+std::vector<int32_t> random_prompt(int64_t n) { return testing::random_prompt(n, tiny_config().vocab); }
 
 CacheConfig cache_of(const std::string& policy, int64_t budget, int64_t every) {
   CacheConfig cache;

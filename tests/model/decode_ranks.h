@@ -17,6 +17,7 @@
 #include "dist/base/mix.h"
 #include "model/decode_batch_device.h"
 #include "model/weights/random_source.h"
+#include "tests/model/small_models.h"
 #include "tests/tolerances.h"
 
 namespace restkv::testing {
@@ -29,18 +30,11 @@ struct DecodeRank {
 };
 
 inline ModelConfig ranks_config(int64_t Hq, int64_t Hkv, int64_t d) {
-  ModelConfig config;
-  config.family = "llama";
-  config.layers = 3;
-  config.hidden = 256;
+  ModelConfig config = small_config(Hq, Hkv, d);
   // 44 units of 8: no even split over 3 ranks; and few blocks, since ranks that share a GPU wait for each other with
   // their next kernel's blocks on it.
   config.intermediate = 352;
-  config.Hq = Hq;
-  config.Hkv = Hkv;
-  config.d = d;
   config.vocab = d == 128 ? 1000 : 1003;  // equal slices, and others
-  config.max_positions = 8192;
   return config;
 }
 

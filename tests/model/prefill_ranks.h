@@ -14,11 +14,11 @@
 #include <utility>
 #include <vector>
 
-#include "dist/base/mix.h"
 #include "model/checkpoint.h"
 #include "model/weights/random_source.h"
 #include "tests/model/exchange_formula.h"
 #include "tests/model/run_model.h"
+#include "tests/model/small_models.h"
 #include "tests/read_safetensors.h"
 #include "tests/tolerances.h"
 
@@ -32,21 +32,6 @@ struct PrefillRank {
 
 inline PrefillRank lone_rank(Context& ctx) {
   return {ctx, [](int, int) { return std::make_shared<ProcessGrid>(make_self_communicator(), 1, 1); }};
-}
-
-/// Llama's layer with shapes that are no powers of two where they need not be.
-inline ModelConfig prefill_config(int64_t Hq, int64_t Hkv, int64_t d) {
-  ModelConfig config;
-  config.family = "llama";
-  config.layers = 3;
-  config.hidden = 256;
-  config.intermediate = 704;
-  config.Hq = Hq;
-  config.Hkv = Hkv;
-  config.d = d;
-  config.vocab = 1003;
-  config.max_positions = 65536;
-  return config;
 }
 
 struct PrefillSetting {
@@ -71,13 +56,6 @@ struct PrefillOutcome {
   PrefillReport report;
 };
 
-inline std::vector<int32_t> prefill_prompt(int64_t n, int64_t vocab) {
-  std::vector<int32_t> tokens;
-  for (int64_t i = 0; i < n; ++i)
-    tokens.push_back(static_cast<int32_t>(mix64(static_cast<uint64_t>(i) + 7) % static_cast<uint64_t>(vocab)));
-  return tokens;
-}
-
 /// Two prefills of one model, which have to give the same bits; collective over the ranks.
 inline PrefillOutcome run_prefill(PrefillRank& rank, const PrefillSetting& s) {
   auto grid = rank.make_grid(s.sequence, s.tensor);
@@ -85,7 +63,7 @@ inline PrefillOutcome run_prefill(PrefillRank& rank, const PrefillSetting& s) {
   // A large gain keeps attention from being flat, so that what is evicted matters.
   Transformer model(rank.ctx, *grid, s.config, RandomSource(s.config, 17, 1.5), s.cache,
                     {.decode = s.mode, .context = s.plan, .sum_dtype = s.sum_dtype});
-  const auto tokens = prefill_prompt(s.L, s.config.vocab);
+  const auto tokens = random_prompt(s.L, s.config.vocab, 7);
   PrefillOutcome outcome;
   PrefillOptions options;
   for (int64_t i = 0; i < 16; ++i)
@@ -211,7 +189,7 @@ inline std::vector<PrefillSetting> prefill_settings(int sequence, int tensor) {
   auto add = [&](const ModelConfig& config, const std::string& policy, int64_t L, ContextPlan plan, DecodeMode mode) {
     settings.push_back({config, prefill_cache(policy), L, sequence, tensor, plan, mode});
   };
-  const ModelConfig wide = prefill_config(8, 2, 128), odd = prefill_config(12, 4, 64);
+  const ModelConfig wide = small_config(8, 2, 128), odd = small_config(12, 4, 64);
   // Chunks without rows and of one row; uneven blocks; blocks of 1024, several slices and several calls a chunk.
   for (ContextPlan plan : {ContextPlan::allgather, ContextPlan::ring}) {
     if (plan == ContextPlan::ring && sequence == 1) continue;

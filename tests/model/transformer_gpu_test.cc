@@ -14,31 +14,14 @@
 #include "model/weights/random_source.h"
 #include "tests/gpu_test.h"
 #include "tests/model/run_model.h"
+#include "tests/model/small_models.h"
 #include "tests/tolerances.h"
 
 namespace restkv {
 namespace {
 
-ModelConfig small_config(int64_t Hq, int64_t Hkv, int64_t d, std::string family = "llama") {
-  ModelConfig config;
-  config.family = std::move(family);
-  config.layers = 3;
-  config.hidden = 256;
-  config.intermediate = 704;
-  config.Hq = Hq;
-  config.Hkv = Hkv;
-  config.d = d;
-  config.vocab = 1003;
-  config.max_positions = 8192;
-  return config;
-}
-
-std::vector<int32_t> random_prompt(int64_t n, int64_t vocab, uint64_t seed = 99) {
-  std::vector<int32_t> tokens;
-  for (int64_t i = 0; i < n; ++i)
-    tokens.push_back(static_cast<int32_t>(mix64(static_cast<uint64_t>(i) + seed) % static_cast<uint64_t>(vocab)));
-  return tokens;
-}
+using testing::random_prompt;
+using testing::small_config;
 
 CacheConfig restkv_cache(int64_t budget, Granularity granularity = Granularity::kv_head) {
   CacheConfig cache;

@@ -7,31 +7,19 @@
 #include <cmath>
 
 #include "dist/base/error.h"
-#include "dist/base/mix.h"
 #include "model/families/family.h"
 #include "model/ring_schedule.h"
 #include "model/weights/random_source.h"
 #include "tests/model/exchange_formula.h"
 #include "tests/model/run_model.h"
+#include "tests/model/small_models.h"
 #include "tests/tolerances.h"
 
 namespace restkv {
 namespace {
 
-ModelConfig tiny_config(int64_t Hq, int64_t Hkv) {
-  ModelConfig config;
-  config.family = "llama";
-  config.layers = 3;
-  config.hidden = 64;
-  config.intermediate = 150;
-  config.Hq = Hq;
-  config.Hkv = Hkv;
-  config.d = 16;
-  config.vocab = 131;
-  config.max_positions = 4096;
-  config.tied_embeddings = true;
-  return config;
-}
+using testing::random_prompt;
+using testing::tiny_config;
 
 ModelConfig qwen_config() {
   ModelConfig config = tiny_config(14, 2);
@@ -57,13 +45,6 @@ ModelConfig window_config() {
   config.family = "mistral";
   config.traits.sliding_window = 100;
   return config;
-}
-
-std::vector<int32_t> random_prompt(int64_t n, int64_t vocab) {
-  std::vector<int32_t> tokens;
-  for (int64_t i = 0; i < n; ++i)
-    tokens.push_back(static_cast<int32_t>(mix64(static_cast<uint64_t>(i) + 99) % static_cast<uint64_t>(vocab)));
-  return tokens;
 }
 
 CacheConfig restkv_cache(int64_t budget, Granularity granularity) {
@@ -378,9 +359,9 @@ TEST(Transformer, RefusesBadPrompts) {
   EXPECT_NE(message_of({}, 0).find("no tokens"), std::string::npos);
   EXPECT_NE(message_of({1, 131}, 0).find("131"), std::string::npos);
   EXPECT_NE(message_of({-1}, 0).find("-1"), std::string::npos);
-  std::string too_long = message_of(std::vector<int32_t>(4000, 1), 97);
-  EXPECT_NE(too_long.find("4000"), std::string::npos);
-  EXPECT_NE(too_long.find("4096"), std::string::npos);
+  std::string too_long = message_of(std::vector<int32_t>(8000, 1), 193);
+  EXPECT_NE(too_long.find("8000"), std::string::npos);
+  EXPECT_NE(too_long.find("8192"), std::string::npos);
 }
 
 TEST(Transformer, RefusesTensorSizesThatDoNotDivideTheHeads) {
