@@ -10,6 +10,7 @@
 #include "dist/base/phase_clock.h"
 #include "dist/comm/communicator.h"
 #include "dist/comm/partition.h"
+#include "kvcache/attention_form.h"
 #include "kvcache/config.h"
 #include "kvcache/heads.h"
 #include "kvcache/kept_rows.h"
@@ -38,7 +39,8 @@ struct LayerKv {
   const float* r = nullptr;
   /// Of the model; read where layers differ in what they keep.
   int64_t layers = 0;
-  PromptQueries prompt = {};  ///< read where Evictor::needs_prompt_queries()
+  PromptQueries prompt = {};  ///< read where Evictor::needs_prompt_queries(); plain attention alone
+  AttentionForm form = {};
 };
 
 /// For tests and diagnosis: what the decision was made on. Filling it waits for the device.

@@ -7,6 +7,7 @@
 #include "kvcache/scores/position_scores.h"
 #include "kvcache/scores/random_scores.h"
 #include "kvcache/scores/reconstruction.h"
+#include "kvcache/statistics/bound_logits.h"
 #include "kvcache/statistics/column_sums.h"
 #include "kvcache/statistics/exchange.h"
 #include "kvcache/statistics/window_attention.h"
@@ -24,6 +25,7 @@ void window_logits(Context&, const HeadLayout&, const LocalShard&, const MatrixV
                    float*) {
   absent();
 }
+void bound_logits(Context&, const HeadLayout&, const LocalShard&, const AttentionForm&, float*, float*) { absent(); }
 void fold_softmax(Context&, const float*, const std::vector<int64_t>&, int64_t, float*) { absent(); }
 void window_attention(Context&, const HeadLayout&, const LocalShard&, const float*, const float*, RowReduction, double,
                       float*) {

@@ -157,6 +157,7 @@ void Transformer::evict(int64_t layer, const LayerWeights& w, PrefillState& s, S
     input.prompt = prompt;
     input.layer = layer;
     input.layers = config_.layers;
+    input.form = config_.attention_form(layer);
     input.partition = &s.partition;
     if (!s.q_window.empty()) input.q_window = MatrixView(s.q_window);
     input.k = MatrixView(s.k);

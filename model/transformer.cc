@@ -92,26 +92,26 @@ std::vector<float> Transformer::frequencies_at(int64_t length) const {
   return config_.rope.type == "dynamic" ? rope_frequencies(config_.rope, config_.d, length) : frequencies_;
 }
 
-// Refuses what this version cannot do: eviction by scores that are not the model's, and a sliding window, once the
-// sequence is longer than it, with eviction, whose scores see the whole prompt and would keep rows that no later token
-// attends.
+// Refuses what this version cannot do. Layers 0 and 1 have all forms of attention that a model has.
 void Transformer::check_support(bool evicts, int64_t length, bool needs_queries) const {
   if (needs_queries && context_ == ContextPlan::ring && grid_.sequence_size() > 1)
     fail_input(
         "parallel.context: found ring, allowed with cache.policy {}, which reads all queries and keys: allgather",
         cache_config_.policy);
-  if (evicts && (config_.traits.attention_softcap > 0.0 || config_.traits.query_scale > 0.0))
+  const bool plain = config_.attention_form(0).plain(length);
+  if (!plain && evicts && evictor_->needs_prompt_queries())
     fail_input(
-        "eviction in a model of the family {}: its scores are soft-capped or scaled in its own way, those of eviction "
-        "are not; supported: cache.policy: full",
-        config_.family);
+        "cache.policy {} in a model of the family {}, with {} positions: its column sums know no soft-cap, scale or "
+        "sliding window; supported: any other policy",
+        cache_config_.policy, config_.family, length);
+  if (!plain && decode_evictor_)
+    fail_input(
+        "decode.every: found {}; in a model of the family {} with {} positions, whose attention has a soft-cap, a "
+        "scale "
+        "of its own or a sliding window, 0 is allowed",
+        cache_config_.decode.every, config_.family, length);
   const int64_t window = config_.traits.sliding_window;
   if (window == 0 || length <= window) return;
-  if (evicts)
-    fail_input(
-        "eviction together with a sliding window: the model attends {} positions, prompt and new tokens are {}; "
-        "supported: sequences within the window, or cache.policy: full",
-        window, length);
   if (context_ == ContextPlan::ring && grid_.sequence_size() > 1)
     fail_input(
         "a sliding window with parallel.context: ring: the model attends {} positions, prompt and new tokens are {}; "

@@ -182,7 +182,8 @@ TEST_F(FamiliesGpu, BatchesGiveWhatSingleSequencesGive) {
 
 class FamiliesGpuEviction : public FamiliesGpu, public ::testing::WithParamInterface<const char*> {};
 INSTANTIATE_TEST_SUITE_P(Models, FamiliesGpuEviction,
-                         ::testing::Values("llama2", "llama32", "mistral3", "gemma_2b", "qwen25"),
+                         ::testing::Values("llama2", "llama32", "mistral3", "gemma_2b", "qwen25",
+                                           "mistral_window", "gemma2"),
                          [](const auto& info) { return std::string(info.param); });
 
 // The CPU engine is tested against the formulas on the same models (family_eviction_test).
