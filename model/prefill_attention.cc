@@ -85,14 +85,16 @@ void Transformer::gathered_attention(int64_t layer, const LayerWeights& w, Prefi
     s.clock.start("exchange");
     if (complete) copy_window_queries(s);
     if (sequence.size() == 1) continue;
-    tickets[half] = sequence.beside([&] {
+    // The lower chunk's attention, which comes next, is of kernels that hold all multiprocessors for milliseconds.
+    const auto exchange = [&] {
       count_sent(sequence, s.report.exchange_bytes, [&] {
         for (auto [own, all] : {std::pair{&s.k, &s.k_all}, {&s.v, &s.v_all}})
           gather_half(sequence, s.partition, static_cast<int>(half), {0, s.partition.length()},
                       own->rows(part.first, part.rows).raw(), all->raw(), own->size(1), activation_);
       });
       if (complete) gather_window_queries(s);
-    });
+    };
+    tickets[half] = complete ? sequence.beside_first(exchange) : sequence.beside(exchange);
   }
   const HeadLayout& heads = plan_.resident.heads;
   const std::vector<int64_t> lengths(static_cast<size_t>(heads.Hkv_lc()), s.partition.length());
