@@ -8,6 +8,7 @@
 #include "model/ops/embedding.h"
 #include "model/ops/rms_norm.h"
 #include "model/ops/rope.h"
+#include "model/prefill_chunks.h"
 
 namespace restkv {
 
@@ -115,6 +116,13 @@ void Transformer::check_support(bool evicts, int64_t length, bool needs_queries)
         "a sliding window with parallel.context: ring: the model attends {} positions, prompt and new tokens are {}; "
         "supported: parallel.context: allgather, or sequences within the window",
         window, length);
+}
+
+// Round the ring all rows of a rank attend what comes by, so their queries and totals are held together.
+void Transformer::check_chunk(int64_t chunk) const {
+  check_prefill_chunk(chunk);
+  if (chunk > 0 && context_ == ContextPlan::ring && grid_.sequence_size() > 1)
+    fail_input("parallel.context: found ring, allowed with prefill.chunk: allgather");
 }
 
 void Transformer::embed_tokens(std::span<const int32_t> tokens, const MatrixView& x) {
