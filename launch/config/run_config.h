@@ -45,6 +45,10 @@ struct RunConfig {
     double memory_gib = 0.0;  ///< 0: what the host, or the GPU, has available
   } parallel;
 
+  struct Prefill {
+    int64_t chunk = 0;  ///< 0: the whole prompt at once
+  } prefill;
+
   CacheConfig cache;
 
   struct Prompt {
