@@ -27,25 +27,39 @@ Sequence Transformer::prefill(std::span<const int32_t> tokens, const PrefillOpti
   ActivityScope doing("prefill");
   Stopwatch whole;
   check_support(evictor_->evicts(L), L + options.max_new_tokens, needs_prompt_queries(L));
-  check_chunk(options.chunk);
-  PrefillState s(*this, L, options.chunk);
+  check_chunk(options);
+  PrefillState s(*this, L, options);
   s.reserve = plan_.mode == DecodeMode::tensor
                   ? options.max_new_tokens
                   : (options.max_new_tokens + grid_.sequence_size() - 1) / grid_.sequence_size();
   if (decode_evictor_) s.reserve = std::min(s.reserve, decode_evictor_->most_rows(L));
   Sequence sequence{
       KvCache(ctx_, config_.layers, cache_heads(plan_.decode.heads), config_.d, activation_), L, L, {}, {}, {}, {}};
-  s.clock.start("embed");
-  std::vector<int32_t> local_tokens;
-  for (int64_t position : s.positions) local_tokens.push_back(tokens[position]);
-  count_sent(grid_.tensor(), s.report.exchange_bytes, [&] { embed_tokens(local_tokens, MatrixView(s.x)); });
-
+  embed_prompt(tokens, s);
   run_layers(s, options, sequence);
   activity().layer = -1;
   emit_logits(s, options, sequence);
   finish_report(s, sequence);
   sequence.report.seconds = whole.seconds();
   return sequence;
+}
+
+void Transformer::embed_prompt(std::span<const int32_t> tokens, PrefillState& s) {
+  std::vector<int32_t> local;
+  for (int64_t position : s.positions) local.push_back(tokens[position]);
+  const std::span<const int32_t> all(local);
+  auto embed = [&](int64_t first, int64_t rows) {
+    s.clock.start("embed");
+    count_sent(grid_.tensor(), s.report.exchange_bytes, [&] {
+      embed_tokens(all.subspan(static_cast<size_t>(first), static_cast<size_t>(rows)), s.x_rows(first, rows));
+    });
+  };
+  if (!s.chunked()) embed(0, s.L_lc);
+  for (const PrefillPart& chunk : s.chunks) {
+    enter_chunk(chunk, s);
+    embed(chunk.first, chunk.rows);
+    leave_chunk(chunk, /*changed=*/true, s);
+  }
 }
 
 void Transformer::run_layers(PrefillState& s, const PrefillOptions& options, Sequence& sequence) {
@@ -218,8 +232,13 @@ void Transformer::emit_logits(PrefillState& s, const PrefillOptions& options, Se
   Tensor row = ctx_.empty(DType::f32, {1, H});
   auto logits_at = [&](int64_t position) {
     int owner = s.partition.owner(position);
-    if (owner == grid_.sequence_rank())
-      ctx_.copy(row.raw(), s.x.rows(s.partition.local_index(owner, position), 1).raw(), row.bytes());
+    if (owner == grid_.sequence_rank()) {
+      const int64_t local = s.partition.local_index(owner, position);
+      if (s.residual)
+        s.residual->fetch_row(local, row);
+      else
+        ctx_.copy(row.raw(), s.x.rows(local, 1).raw(), row.bytes());
+    }
     if (grid_.sequence_size() > 1) grid_.sequence().broadcast(row.raw(), H, DType::f32, owner);
     compute_logits(MatrixView(row), sequence.logits);
   };

@@ -22,8 +22,9 @@ void Transformer::chunked_layer(int64_t layer, const LayerWeights& w, PrefillSta
   // The window's queries are complete with a rank's last chunk; all ranks gather them once, whatever chunks they have.
   std::shared_ptr<void> window;
   auto gather_window = [&] {
+    if (sequence.size() == 1 || s.q_window.empty()) return;
     s.clock.start("exchange");
-    if (sequence.size() > 1) window = sequence.beside([&] { gather_window_queries(s); });
+    window = sequence.beside([&] { gather_window_queries(s); });
   };
   for (size_t i = 0; i < s.chunks.size(); ++i) {
     const PrefillPart& chunk = s.chunks[i];
@@ -35,6 +36,7 @@ void Transformer::chunked_layer(int64_t layer, const LayerWeights& w, PrefillSta
     chunk_attention(layer, chunk, s);
     project_output(w, {chunk.first, chunk.first + chunk.rows}, s);
     mlp(w, {chunk.first, chunk.first + chunk.rows}, s);
+    leave_chunk(chunk, /*changed=*/true, s);
   }
   if (s.chunks.empty()) gather_window();
   join(1);
@@ -44,9 +46,20 @@ void Transformer::chunked_layer(int64_t layer, const LayerWeights& w, PrefillSta
 // The buffers of one chunk are the chunk's from now on.
 void Transformer::enter_chunk(const PrefillPart& chunk, PrefillState& s) {
   s.origin = chunk.first;
+  if (s.residual) {
+    s.clock.start("copy");  // the wait for it, where it comes late
+    s.x = s.residual->enter();
+    s.x_origin = chunk.first;
+  }
   s.clock.start("rope");
   fill_rope_table(ctx_, s.frequencies, s.position_ids.rows(chunk.first, chunk.rows), config_.rope.attention_factor,
                   s.rope);
+}
+
+void Transformer::leave_chunk(const PrefillPart& chunk, bool changed, PrefillState& s) {
+  if (!s.residual) return;
+  settle(s, {chunk.first, chunk.first + chunk.rows});
+  s.residual->leave(changed);
 }
 
 // Both halves are gathered beside what follows: the lower one beside the projection of the upper one, that one beside
@@ -58,6 +71,7 @@ std::vector<std::shared_ptr<void>> Transformer::project_all_keys(const LayerWeig
       if (chunk.half != part.half) continue;
       enter_chunk(chunk, s);
       project_qkv(w, chunk, /*queries=*/false, /*keys=*/true, s);
+      leave_chunk(chunk, /*changed=*/false, s);
     }
     tickets.push_back(gather_keys(part, /*window_queries=*/false, s));
   }

@@ -32,12 +32,16 @@ int64_t largest_chunk(const std::vector<PrefillPart>& chunks) {
   return rows;
 }
 
+std::vector<int64_t> prefill_embed_rows(const SequencePartition& partition, int rank, int64_t chunk) {
+  if (chunk == 0) return {partition.local_size(rank)};
+  std::vector<int64_t> rows;
+  for (const PrefillPart& part : prefill_chunks(partition, rank, chunk)) rows.push_back(part.rows);
+  return rows;
+}
+
 std::vector<int64_t> prefill_sum_rows(const SequencePartition& partition, int rank, int64_t chunk, int64_t slice) {
-  std::vector<int64_t> runs, rows;
-  if (chunk == 0) runs = {partition.local_size(rank)};
-  for (const PrefillPart& part : chunk > 0 ? prefill_chunks(partition, rank, chunk) : std::vector<PrefillPart>{})
-    runs.push_back(part.rows);
-  for (const int64_t run : runs)
+  std::vector<int64_t> rows;
+  for (const int64_t run : prefill_embed_rows(partition, rank, chunk))
     for (int64_t at = 0; at < run; at += slice) rows.push_back(std::min(slice, run - at));
   return rows;
 }

@@ -32,6 +32,9 @@ int64_t largest_chunk(const std::vector<PrefillPart>& chunks);
 /// attention and once behind the MLP. `slice`: prefill_slice_rows().
 std::vector<int64_t> prefill_sum_rows(const SequencePartition& partition, int rank, int64_t chunk, int64_t slice);
 
+/// Rows that are embedded, and summed over the tensor ranks, at a time.
+std::vector<int64_t> prefill_embed_rows(const SequencePartition& partition, int rank, int64_t chunk);
+
 /// Throws InputError unless `chunk` is 0 or a positive multiple of kGemmTileRows.
 void check_prefill_chunk(int64_t chunk);
 

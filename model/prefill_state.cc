@@ -7,10 +7,10 @@
 
 namespace restkv {
 
-Transformer::PrefillState::PrefillState(const Transformer& model, int64_t L, int64_t chunk_rows)
+Transformer::PrefillState::PrefillState(Transformer& model, int64_t L, const PrefillOptions& options)
     : partition(L, model.grid_.sequence_size()),
       L_lc(partition.local_size(model.grid_.sequence_rank())),
-      chunk(chunk_rows),
+      chunk(options.chunk),
       parts(prefill_parts(partition, model.grid_.sequence_rank())),
       chunks(chunk > 0 ? prefill_chunks(partition, model.grid_.sequence_rank(), chunk) : std::vector<PrefillPart>{}),
       held(chunk > 0 ? largest_chunk(chunks) : L_lc),
@@ -23,7 +23,10 @@ Transformer::PrefillState::PrefillState(const Transformer& model, int64_t L, int
   const DType dtype = model.activation_;
   const int64_t q_width = shard.heads.Hq_lc() * config.d, kv_width = shard.heads.Hkv_lc() * config.d;
   // In f32 on GPUs too: it takes two roundings a layer, which would add up over the layers.
-  x = ctx.empty(DType::f32, {L_lc, config.hidden});
+  if (options.host_residual && chunks.size() > 1)  // one pass embeds, each layer takes two
+    residual = std::make_unique<HostResidual>(ctx, model.residual_home(L_lc), chunks, 1 + 2 * config.layers);
+  else
+    x = ctx.empty(DType::f32, {L_lc, config.hidden});
   q = ctx.empty(dtype, {held, q_width});
   attended = q;
   keeps_queries = model.needs_prompt_queries(L);

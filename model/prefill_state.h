@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "dist/base/phase_clock.h"
+#include "model/host_residual.h"
 #include "model/prefill_chunks.h"
 #include "model/transformer.h"
 
@@ -22,7 +23,7 @@ struct PendingSum {
 };
 
 struct Transformer::PrefillState {
-  PrefillState(const Transformer& model, int64_t L, int64_t chunk);
+  PrefillState(Transformer& model, int64_t L, const PrefillOptions& options);
 
   SequencePartition partition;
   int64_t L_lc;
@@ -33,12 +34,14 @@ struct Transformer::PrefillState {
   int64_t slice;                    // rows of one slice
   int64_t origin = 0;               // local row of row 0 of q, attended, lse and rope: of the current chunk
   PhaseClock clock;
-  std::vector<int64_t> positions;     // [L_lc]
-  Tensor position_ids;                // i64 [L_lc] the same on the device
-  Tensor frequencies;                 // f32 [d/2]
-  Tensor rope;                        // [held, 2, d/2]
-  Tensor x;                           // [L_lc, H] f32 the residual stream
-  Tensor q;                           // [held, Hq_lc d]
+  std::vector<int64_t> positions;  // [L_lc]
+  Tensor position_ids;             // i64 [L_lc] the same on the device
+  Tensor frequencies;              // f32 [d/2]
+  Tensor rope;                     // [held, 2, d/2]
+  Tensor x;                        // [L_lc, H] f32 the residual stream; of the current chunk where `residual` is
+  int64_t x_origin = 0;            // local row of row 0 of x
+  std::unique_ptr<HostResidual> residual;  // null: x is on the device
+  Tensor q;                                // [held, Hq_lc d]
   Tensor attended;                    // [held, Hq_lc d] attention's output: takes the place of q where q is not needed
   Tensor lse;                         // [Hq_lc, rows] f32 of every query's scores, only where q stays
   Tensor column_sums;                 // i64 [Hq_lc, L] of the chunks so far, only where q stays and in chunks
@@ -70,7 +73,9 @@ struct Transformer::PrefillState {
   PrefillReport report;
 
   bool chunked() const { return chunk > 0; }
-  MatrixView x_rows(int64_t first, int64_t rows) const { return MatrixView(x).block(first, rows, 0, x.size(1)); }
+  MatrixView x_rows(int64_t first, int64_t rows) const {
+    return MatrixView(x).block(first - x_origin, rows, 0, x.size(1));
+  }
   // Of q, attended: local rows [first, first + rows), which lie in the current chunk.
   MatrixView held_rows(const Tensor& t, int64_t first, int64_t rows) const {
     return MatrixView(t).block(first - origin, rows, 0, t.size(1));

@@ -48,6 +48,9 @@ struct PrefillOptions {
   /// Rows of a rank that a layer works on at a time, a multiple of 128; 0: all of them. Bounds the activations beside
   /// the residual stream and one layer's K/V (README.md). Not with ContextPlan::ring on several sequence ranks.
   int64_t chunk = 0;
+  /// With chunks: the residual stream is at home in host memory (pinned, which the transformer keeps), and two chunks
+  /// of it are on the device.
+  bool host_residual = false;
 };
 
 /// The dtype of activations, K and V: f32 on CPU ranks, bf16 on GPUs. The residual stream is f32 on both.
@@ -108,8 +111,10 @@ class Transformer {
   // Prefill, in the order of the layer.
   void run_layers(PrefillState& s, const PrefillOptions& options, Sequence& sequence);
   void attention(int64_t layer, const LayerWeights& w, PrefillState& s);
+  void embed_prompt(std::span<const int32_t> tokens, PrefillState& s);
   void chunked_layer(int64_t layer, const LayerWeights& w, PrefillState& s);
   void enter_chunk(const PrefillPart& chunk, PrefillState& s);
+  void leave_chunk(const PrefillPart& chunk, bool changed, PrefillState& s);
   std::vector<std::shared_ptr<void>> project_all_keys(const LayerWeights& w, PrefillState& s);
   void chunk_attention(int64_t layer, const PrefillPart& chunk, PrefillState& s);
   void project_qkv(const LayerWeights& w, const PrefillPart& part, bool queries, bool keys, PrefillState& s);
@@ -146,7 +151,8 @@ class Transformer {
   // Shared.
   std::vector<float> frequencies_at(int64_t length) const;
   void check_support(bool evicts, int64_t length, bool needs_queries = false) const;
-  void check_chunk(int64_t chunk) const;
+  void check_chunk(const PrefillOptions& options) const;
+  Tensor residual_home(int64_t rows);
   void lay_out_logits(DecodeMode mode);
   void embed_tokens(std::span<const int32_t> tokens, const MatrixView& x);
   void compute_logits(const MatrixView& x, std::vector<float>& logits);
@@ -167,6 +173,7 @@ class Transformer {
   std::unique_ptr<Communicator> self_ = make_self_communicator("rows");
   std::unique_ptr<DecodeEvictor> decode_evictor_;  // null: nothing is evicted while decoding
   TransformerWeights weights_;
+  Tensor residual_home_;  // of the longest prompt so far, where it was asked for
   bool peer_memory_;
   std::unique_ptr<DecodeGroups> decode_groups_;
   std::vector<int64_t> logit_counts_, logit_offsets_;  // per rank of the group that shares the output head

@@ -92,6 +92,7 @@ Sequence GroupMeasurement::prefill(int64_t index, double* seconds) {
   PrefillOptions options;
   options.max_new_tokens = decode_steps(config_, group_);
   options.chunk = config_.prefill.chunk;
+  options.host_residual = config_.prefill.residual == ResidualPlace::host;
   grid_.control().barrier();
   ctx_.synchronize();
   Stopwatch watch;

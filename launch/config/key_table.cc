@@ -87,6 +87,11 @@ std::vector<KeySpec> prefill_keys() {
                   "activations of a long prompt, what stays of its length are the residual stream and one layer's K/V. "
                   "0: all at once. Not with `parallel.context: ring`.",
                   0, kMost, FIELD(prefill.chunk)),
+      choice_key("prefill.residual", kSpeed,
+                 "Where the residual stream is at home. `host`: in pinned memory of the host, hidden size x 4 bytes a "
+                 "token; with `chunk`, two chunks of it are on the device, and they come and go beside the "
+                 "computation.",
+                 {"device", "host"}, FIELD(prefill.residual)),
   };
 }
 

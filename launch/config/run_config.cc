@@ -70,6 +70,9 @@ void check_prefill(const RunConfig& config) {
   } catch (const InputError& e) {
     fail_input("{}: {}", config.file, e.what());
   }
+  if (config.prefill.residual == ResidualPlace::host && config.prefill.chunk == 0)
+    fail_input("{}: prefill.residual: found host, expected device, or a prefill.chunk by which it can come and go",
+               config.file);
   if (config.prefill.chunk > 0 && config.parallel.context == ContextChoice::ring)
     fail_input("{}: parallel.context: found ring, expected auto or allgather with prefill.chunk", config.file);
 }

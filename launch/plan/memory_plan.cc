@@ -103,6 +103,12 @@ int64_t PlanInput::rows_at_once(int rank) const {
   return largest_chunk(prefill_chunks(partition, sequence_rank, config.prefill.chunk));
 }
 
+bool PlanInput::residual_on_host(int rank) const {
+  const SequencePartition partition(L, sequence_size());
+  return config.prefill.residual == ResidualPlace::host &&
+         prefill_chunks(partition, rank / tensor_size(), config.prefill.chunk).size() > 1;
+}
+
 PlanInput make_plan_input(const Checkpoint& checkpoint, const RunConfig& config, DecodeMode decode, int64_t L,
                           Device device) {
   PlanInput input;
@@ -146,7 +152,14 @@ MemoryPlan plan_memory(const PlanInput& input, int rank) {
     plan.layer_kv += 2 * input.L * kv * size.kv;
   if (input.evicts() && input.window_queries) plan.layer_kv += input.config.cache.window * q * size.activation;
   plan.cache = cache_bytes(input, shard, L_lc);
-  plan.activations = L_lc * m.hidden * kF32 + rows * (q * size.activation + m.d * kF32);  // x, q, the rotations
+  int64_t x_rows = L_lc;
+  if (input.residual_on_host(rank)) {
+    x_rows = 2 * rows;
+    // CPU ranks hold all they have in host memory.
+    if (input.device == Device::cpu) x_rows += L_lc;
+    if (input.device == Device::gpu) plan.host = L_lc * m.hidden * kF32;
+  }
+  plan.activations = x_rows * m.hidden * kF32 + rows * (q * size.activation + m.d * kF32);  // x, q, the rotations
   plan.activations += slice * (m.hidden + 3 * shard.resident.mlp.size()) * size.activation;
   if (input.tensor_size() > 1 || m.traits.output_norms)
     plan.activations += 2 * slice * m.hidden * size.sum;  // terms of sums over the ranks
@@ -169,6 +182,7 @@ MemoryPlan plan_memory(const PlanInput& input) {
 
 std::string describe(const MemoryPlan& plan, int ranks_per_host, int64_t available) {
   std::string host = available > 0 ? format_bytes(available) + " available" : "available memory unknown";
+  if (plan.host > 0) host += fmt::format("; {} of the host's memory a rank", format_bytes(plan.host));
   return fmt::format(
       "weights {} + output factors {} + one layer's K/V {} + retained cache {} + activations {} + scratch {} = {} a "
       "rank; {} rank{} on this host: {}, {}",

@@ -39,7 +39,8 @@ int64_t prefill_bytes(const PlanInput& input) {
   const SequencePartition partition(input.L, sequence);
   int64_t embedding = 0;
   for (int s = 0; s < sequence; ++s)
-    embedding += tensor * collective::sent_by_all_reduce(tensor, partition.local_size(s) * input.model.hidden * kF32);
+    for (const int64_t rows : prefill_embed_rows(partition, s, input.config.prefill.chunk))
+      embedding += tensor * collective::sent_by_all_reduce(tensor, rows * input.model.hidden * kF32);
   return embedding + input.model.layers * prefill_layer_bytes(input);
 }
 

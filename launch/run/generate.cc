@@ -77,6 +77,7 @@ PrefillOptions prefill_options(const Checkpoint& checkpoint, const RunConfig& co
     options.max_new_tokens = std::min(options.max_new_tokens, checkpoint.config.max_positions - L);
   options.progress = hooks.on_prefill;
   options.chunk = config.prefill.chunk;
+  options.host_residual = config.prefill.residual == ResidualPlace::host;
   return options;
 }
 

@@ -112,6 +112,7 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"chunk_both", 2, 2, {"cache.budget=20%", "prefill.chunk=128"}},
         Case{"chunk3", 3, 1, {"cache.policy=full", "parallel.decode=sequence", "prefill.chunk=128"}},
         Case{"chunk_h2o", 2, 1, {"cache.policy=h2o", "cache.pooling=none", "cache.budget=20%", "prefill.chunk=128"}},
+        Case{"host", 2, 1, {"cache.budget=20%", "prefill.chunk=128", "prefill.residual=host"}},
         Case{"h2o", 2, 1, {"cache.policy=h2o", "cache.pooling=none", "cache.budget=20%"}},
         Case{"bf16", 1, 1, {"cache.policy=random", "cache.budget=64", "model.dtype=bf16"}}),
     [](const auto& info) { return std::string(info.param.name); });

@@ -23,7 +23,10 @@ inline int64_t exchange_bytes_by_formula(const ProcessGrid& grid, const ModelCon
                       size_of(activation_dtype(device));
   int64_t rows = (n - 1) * L_lc;
   if (plan == ContextPlan::ring) rows = n == 1 ? 0 : L - partition.local_size((rank + 1) % n);
-  return collective::sent_by_all_reduce(tensor, L_lc * config.hidden * 4) + config.layers * (sums + rows * row);
+  int64_t embedding = 0;
+  for (const int64_t embedded : prefill_embed_rows(partition, rank, chunk))
+    embedding += collective::sent_by_all_reduce(tensor, embedded * config.hidden * 4);
+  return embedding + config.layers * (sums + rows * row);
 }
 
 }  // namespace restkv::testing

@@ -39,9 +39,10 @@ struct Outcome {
 
 class Chunks : public ::testing::Test {
  protected:
-  Outcome run(Transformer& model, const std::vector<int32_t>& prompt, int64_t chunk) {
+  Outcome run(Transformer& model, const std::vector<int32_t>& prompt, int64_t chunk, bool host = false) {
     PrefillOptions options;
     options.chunk = chunk;
+    options.host_residual = host;
     const auto L = static_cast<int64_t>(prompt.size());
     Outcome outcome;
     for (int64_t i = 0; i < 8; ++i)
@@ -63,14 +64,18 @@ class Chunks : public ::testing::Test {
     return outcome;
   }
 
-  // Chunks of every size that cuts differently, against the prompt at once.
+  // Chunks of every size that cuts differently, against the prompt at once. The first with the residual stream in host
+  // memory.
   void compare(Transformer& model, int64_t L, const std::vector<int64_t>& chunks) {
     const auto prompt = random_prompt(L, model.config().vocab);
     const Outcome want = run(model, prompt, 0);
-    for (const int64_t chunk : chunks) {
-      SCOPED_TRACE(fmt::format("policy {}, {} tokens, layout {}x{}, chunks of {}", model.cache_config().policy, L,
-                               model.grid().sequence_size(), model.grid().tensor_size(), chunk));
-      const Outcome got = run(model, prompt, chunk);
+    for (size_t i = 0; i < chunks.size(); ++i) {
+      const int64_t chunk = chunks[i];
+      const bool host = i == 0;
+      SCOPED_TRACE(fmt::format("policy {}, {} tokens, layout {}x{}, chunks of {}{}", model.cache_config().policy, L,
+                               model.grid().sequence_size(), model.grid().tensor_size(), chunk,
+                               host ? ", residual stream in host memory" : ""));
+      const Outcome got = run(model, prompt, chunk, host);
       EXPECT_EQ(got.rows, want.rows);
       EXPECT_EQ(got.kept, want.kept);
       EXPECT_EQ(got.report.kept_hash, want.report.kept_hash);
@@ -98,7 +103,7 @@ class Chunks : public ::testing::Test {
 class ChunksOf : public Chunks, public ::testing::WithParamInterface<const char*> {};
 
 TEST_P(ChunksOf, GiveTheBitsOfTheWholePrompt) {
-  compare_on_all_layouts(tiny_config(12, 4), cache_of(GetParam()), DecodeMode::sequence, {1290}, {128, 384, 2048});
+  compare_on_all_layouts(tiny_config(12, 4), cache_of(GetParam()), DecodeMode::sequence, {1290}, {128, 384, 128, 2048});
 }
 
 INSTANTIATE_TEST_SUITE_P(Policies, ChunksOf,
@@ -110,7 +115,7 @@ TEST_F(Chunks, OfShortPromptsAndWideWindows) {
   CacheConfig cache = cache_of("restkv", 300);
   compare_on_all_layouts(tiny_config(8, 2), cache, DecodeMode::tensor, {1, 129, 257}, {128});
   cache.window = 200;
-  compare_on_all_layouts(tiny_config(8, 2), cache, DecodeMode::tensor, {700}, {128, 256});
+  compare_on_all_layouts(tiny_config(8, 2), cache, DecodeMode::tensor, {700}, {128, 128, 256});
   cache.granularity = Granularity::query_head;
   compare_on_all_layouts(tiny_config(8, 2), cache, DecodeMode::tensor, {700}, {128});
 }
@@ -127,7 +132,7 @@ TEST_F(Chunks, OfOtherFamilies) {
   windowed.family = "mistral";
   windowed.traits.sliding_window = 100;
   compare_on_all_layouts(qwen, cache_of("restkv"), DecodeMode::sequence, {1000}, {128});
-  compare_on_all_layouts(gemma, cache_of("full"), DecodeMode::sequence, {1000}, {128, 256});
+  compare_on_all_layouts(gemma, cache_of("full"), DecodeMode::sequence, {1000}, {128, 128, 256});
   compare_on_all_layouts(windowed, cache_of("full"), DecodeMode::sequence, {1000}, {128});
 }
 
@@ -207,6 +212,10 @@ TEST_F(Chunks, RefuseWhatDoesNotFit) {
     EXPECT_NE(text.find(fmt::format("prefill.chunk: found {}, expected 0", chunk)), std::string::npos) << text;
     EXPECT_NE(text.find("multiple of 128"), std::string::npos) << text;
   }
+  PrefillOptions whole;
+  whole.host_residual = true;
+  Transformer model(ctx, grid, config, RandomSource(config, 1), cache_of("full"), {});
+  EXPECT_THROW(model.prefill(prompt, whole), InputError);
   const std::string ring = message_of(ContextPlan::ring, 128);
   if (ranks == 1)
     EXPECT_EQ(ring, "");
