@@ -42,7 +42,8 @@ Transformer::Transformer(Context& ctx, const ProcessGrid& grid, const ModelConfi
       frequencies_(rope_frequencies(config.rope, config.d)),
       evictor_(std::make_unique<Evictor>(ctx, grid.sequence(), grid.tensor(), plan_.resident.heads, cache)),
       decode_evictor_(make_decode_evictor(cache)),
-      peer_memory_(options.peer_memory) {
+      peer_memory_(options.peer_memory),
+      timeout_s_(options.timeout_s) {
   if (ctx.device() == Device::gpu && (config.d % 16 != 0 || config.d > 256))
     fail_input("a head size of {} on a GPU; supported there: multiples of 16 up to 256", config.d);
   RESTKV_CHECK(sum_dtype_ == DType::f32 || (sum_dtype_ == DType::bf16 && ctx.device() == Device::gpu),
@@ -83,7 +84,8 @@ Transformer::~Transformer() = default;
 
 DecodeGroups& Transformer::decode_groups() {
   if (decode_groups_ == nullptr)
-    decode_groups_ = std::make_unique<DecodeGroups>(ctx_, grid_, config_, plan_, peer_memory_);
+    decode_groups_ =
+        std::make_unique<DecodeGroups>(ctx_, grid_, config_, plan_, DecodeGroupOptions{peer_memory_, timeout_s_});
   return *decode_groups_;
 }
 

@@ -35,6 +35,7 @@ struct TransformerOptions {
   /// Of the tensor group's sums in prefill; by default prefill_sum_dtype().
   std::optional<DType> sum_dtype = std::nullopt;
   bool peer_memory = true;  ///< GPU ranks decode over mapped memory where they can (decode_groups.h)
+  double timeout_s = 30.0;  ///< longest that a rank waits for another one over mapped memory; 0: for ever
 };
 
 struct PrefillOptions {
@@ -175,6 +176,7 @@ class Transformer {
   TransformerWeights weights_;
   Tensor residual_home_;  // of the longest prompt so far, where it was asked for
   bool peer_memory_;
+  double timeout_s_;
   std::unique_ptr<DecodeGroups> decode_groups_;
   std::vector<int64_t> logit_counts_, logit_offsets_;  // per rank of the group that shares the output head
 };
