@@ -23,7 +23,8 @@ struct PromptQueries {
   MatrixView k;  ///< [L, Hkv_lc * d] rotated keys of all positions, in global order
   /// [Hq_lc, L_lc] natural logarithm of the sum of exp of the scaled causal scores of each query.
   const float* lse = nullptr;
-  /// i64 [Hq_lc, L] the sums that these make (column_sums.h), where they were made before; else null.
+  /// i64 [Hq_lc, L] the sums that these make over all ranks (column_sums.h), where they were made before: then nothing
+  /// else here is read. Else null.
   const int64_t* sums = nullptr;
 };
 

@@ -2,12 +2,14 @@
 
 #include <cmath>
 
+#include "dist/base/copy_lane.h"
 #include "dist/base/error.h"
 #include "kvcache/output_factors.h"
 #include "model/decode_groups.h"
 #include "model/ops/embedding.h"
 #include "model/ops/rms_norm.h"
 #include "model/ops/rope.h"
+#include "model/prefill_chunks.h"
 
 namespace restkv {
 
@@ -117,6 +119,25 @@ void Transformer::check_support(bool evicts, int64_t length, bool needs_queries)
         "a sliding window with parallel.context: ring: the model attends {} positions, prompt and new tokens are {}; "
         "supported: parallel.context: allgather, or sequences within the window",
         window, length);
+}
+
+// Round the ring all rows of a rank attend what comes by, so their queries and totals are held together.
+void Transformer::check_chunk(const PrefillOptions& options) const {
+  check_prefill_chunk(options.chunk);
+  if (options.host_residual && options.chunk == 0)
+    fail_input("prefill.residual: found host, expected device, or a prefill.chunk by which it can come and go");
+  if (options.chunk > 0 && context_ == ContextPlan::ring && grid_.sequence_size() > 1)
+    fail_input("parallel.context: found ring, allowed with prefill.chunk: allgather");
+}
+
+// Taking pinned memory is slow, so it is kept; on CPU ranks, whose tensors lie in host memory anyway, it is not.
+Tensor Transformer::residual_home(int64_t rows) {
+  if (ctx_.gpu() == nullptr) return host_rows(ctx_, rows, config_.hidden);
+  if (residual_home_.empty() || residual_home_.size(0) < rows) {
+    residual_home_ = Tensor();
+    residual_home_ = host_rows(ctx_, rows, config_.hidden);
+  }
+  return residual_home_;
 }
 
 void Transformer::embed_tokens(std::span<const int32_t> tokens, const MatrixView& x) {
