@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "dist/base/error.h"
+
 namespace restkv {
 namespace {
 
@@ -30,7 +32,11 @@ std::unique_ptr<CopyLane> make_copy_lane(Context& ctx) {
 Tensor host_rows(Context& ctx, int64_t rows, int64_t cols) {
   if (ctx.gpu() == nullptr) return ctx.empty(DType::f32, {rows, cols});
   const int64_t bytes = std::max<int64_t>(rows * cols * size_of(DType::f32), 1);
-  return Tensor::own(ctx.gpu()->allocate_pinned(bytes), DType::f32, {rows, cols}, Device::cpu);
+  try {
+    return Tensor::own(ctx.gpu()->allocate_pinned(bytes), DType::f32, {rows, cols}, Device::cpu);
+  } catch (const RuntimeFailure& e) {
+    fail_runtime("{} bytes of pinned host memory asked for: {}", bytes, e.what());
+  }
 }
 
 }  // namespace restkv

@@ -34,15 +34,19 @@ struct Outcome {
   std::vector<std::vector<float>> rows;  // logits of some rows, the last one last
   PrefillReport report;
   testing::KeptSet kept;
-  int64_t peak = 0;  // of the prefill, beyond the weights
+  std::vector<int32_t> text;  // where tokens are evicted while decoding
+  int64_t peak = 0;           // of the prefill, beyond the weights
 };
 
 class Chunks : public ::testing::Test {
  protected:
+  static constexpr int kSteps = 12;
+
   Outcome run(Transformer& model, const std::vector<int32_t>& prompt, int64_t chunk, bool host = false) {
     PrefillOptions options;
     options.chunk = chunk;
     options.host_residual = host;
+    options.max_new_tokens = kSteps;
     const auto L = static_cast<int64_t>(prompt.size());
     Outcome outcome;
     for (int64_t i = 0; i < 8; ++i)
@@ -53,7 +57,7 @@ class Chunks : public ::testing::Test {
     };
     const int64_t before = ctx.memory().current();
     ctx.memory().reset_peak();
-    const Sequence sequence = model.prefill(prompt, options);
+    Sequence sequence = model.prefill(prompt, options);
     outcome.peak = ctx.memory().peak() - before;
     outcome.rows.push_back(sequence.logits);
     outcome.report = sequence.report;
@@ -61,6 +65,7 @@ class Chunks : public ::testing::Test {
     const HeadRange& share = model.plan().decode.heads.local;
     outcome.kept = testing::gather_kept(model.grid().control(), sequence.cache,
                                         cache.granularity == Granularity::query_head ? share.q.begin : share.kv.begin);
+    if (cache.decode.every > 0) outcome.text = testing::continue_greedily(model, sequence, kSteps);
     return outcome;
   }
 
@@ -78,6 +83,7 @@ class Chunks : public ::testing::Test {
       const Outcome got = run(model, prompt, chunk, host);
       EXPECT_EQ(got.rows, want.rows);
       EXPECT_EQ(got.kept, want.kept);
+      EXPECT_EQ(got.text, want.text);
       EXPECT_EQ(got.report.kept_hash, want.report.kept_hash);
       EXPECT_EQ(got.report.kept_counts, want.report.kept_counts);
       EXPECT_EQ(got.report.exchange_bytes,
@@ -103,7 +109,7 @@ class Chunks : public ::testing::Test {
 class ChunksOf : public Chunks, public ::testing::WithParamInterface<const char*> {};
 
 TEST_P(ChunksOf, GiveTheBitsOfTheWholePrompt) {
-  compare_on_all_layouts(tiny_config(12, 4), cache_of(GetParam()), DecodeMode::sequence, {1290}, {128, 384, 128, 2048});
+  compare_on_all_layouts(tiny_config(12, 4), cache_of(GetParam()), DecodeMode::sequence, {1290}, {128, 384, 2048});
 }
 
 INSTANTIATE_TEST_SUITE_P(Policies, ChunksOf,
@@ -115,9 +121,19 @@ TEST_F(Chunks, OfShortPromptsAndWideWindows) {
   CacheConfig cache = cache_of("restkv", 300);
   compare_on_all_layouts(tiny_config(8, 2), cache, DecodeMode::tensor, {1, 129, 257}, {128});
   cache.window = 200;
-  compare_on_all_layouts(tiny_config(8, 2), cache, DecodeMode::tensor, {700}, {128, 128, 256});
+  compare_on_all_layouts(tiny_config(8, 2), cache, DecodeMode::tensor, {700}, {128, 256});
   cache.granularity = Granularity::query_head;
   compare_on_all_layouts(tiny_config(8, 2), cache, DecodeMode::tensor, {700}, {128});
+}
+
+// Rules of decoding that go on from the prompt's column sums and window, also where the prompt itself is kept.
+TEST_F(Chunks, LeaveWhatDecodingReads) {
+  for (const char* policy : {"h2o", "restkv"})
+    for (auto [budget, mode] : {std::pair{100, DecodeMode::tensor}, {400, DecodeMode::sequence}}) {
+      CacheConfig cache = cache_of(policy, budget);
+      cache.decode = {4, 120, 110};
+      compare_on_all_layouts(tiny_config(12, 4), cache, mode, {400}, {128});
+    }
 }
 
 // Biases, norms behind the projections (whose sums are finished late), soft-capped scores, a sliding window.
@@ -132,7 +148,7 @@ TEST_F(Chunks, OfOtherFamilies) {
   windowed.family = "mistral";
   windowed.traits.sliding_window = 100;
   compare_on_all_layouts(qwen, cache_of("restkv"), DecodeMode::sequence, {1000}, {128});
-  compare_on_all_layouts(gemma, cache_of("full"), DecodeMode::sequence, {1000}, {128, 128, 256});
+  compare_on_all_layouts(gemma, cache_of("full"), DecodeMode::sequence, {1000}, {128, 256});
   compare_on_all_layouts(windowed, cache_of("full"), DecodeMode::sequence, {1000}, {128});
 }
 

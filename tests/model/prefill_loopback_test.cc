@@ -13,6 +13,7 @@ TEST_P(PrefillThreads, LikeOneRank) {
     PrefillRank rank{loopback.ctx,
                      [&](int s, int t) { return std::make_shared<ProcessGrid>(loopback_grid(loopback, s, t)); }};
     for (const char* policy : {"full", "evicting"}) expect_prefill_like_one_rank(rank, sequence, tensor, policy);
+    expect_chunks_like_the_whole(rank, sequence, tensor);
   });
 }
 

@@ -228,19 +228,22 @@ inline void expect_prefill_like_one_rank(PrefillRank& rank, int sequence, int te
   }
 }
 
-/// Prefills in chunks against the whole prompt at once, both on a grid of sequence x tensor.
+/// Prefills in chunks against the whole prompt at once, both on a grid of sequence x tensor. CPU ranks leave out long
+/// prompts and shorten the others.
 inline void expect_chunks_like_the_whole(PrefillRank& rank, int sequence, int tensor) {
   const ModelConfig wide = small_config(8, 2, 128), odd = small_config(12, 4, 64);
   const bool speaks = rank.make_grid(sequence, tensor)->is_root();
-  for (const auto& [config, policy, L, chunk] : {std::tuple{odd, "full", int64_t{129}, int64_t{128}},
-                                                 {wide, "full", 40000, 4096},
-                                                 {odd, "restkv", 3000, 128},
-                                                 {wide, "restkv", 40000, 4096},
-                                                 {wide, "snapkv", 3000, 1024},
-                                                 {odd, "h2o", 3000, 256},
-                                                 {wide, "h2o", 40000, 4096},
-                                                 {wide, "streaming_llm", 3000, 384}}) {
+  for (auto [config, policy, L, chunk] : {std::tuple{odd, "full", int64_t{129}, int64_t{128}},
+                                          {wide, "full", 40000, 4096},
+                                          {odd, "restkv", 3000, 128},
+                                          {wide, "restkv", 40000, 4096},
+                                          {wide, "snapkv", 3000, 1024},
+                                          {odd, "h2o", 3000, 256},
+                                          {wide, "h2o", 40000, 4096},
+                                          {wide, "streaming_llm", 3000, 384}}) {
     if (!layout_allowed(config, tensor)) continue;
+    if (rank.ctx.device() == Device::cpu && L > 3000) continue;
+    if (rank.ctx.device() == Device::cpu) L = std::min<int64_t>(L, 1100), chunk = 128;
     PrefillSetting whole{config, prefill_cache(policy), L, sequence, tensor};
     if (std::string_view(policy) == "h2o" || std::string_view(policy) == "streaming_llm")
       whole.cache.pooling = Pooling::none;
@@ -258,7 +261,7 @@ inline void expect_chunks_like_the_whole(PrefillRank& rank, int sequence, int te
     }
     if (L >= 3000) {
       EXPECT_LT(got.peak, want.peak) << chunked.name();
-      if (rank.ctx.device() == Device::gpu) {
+      if (rank.ctx.device() == Device::gpu && L >= 40000) {  // of shorter ones two chunks are all rows of a rank
         EXPECT_LT(on_host.peak, got.peak) << chunked.name();
       }
     }
