@@ -13,8 +13,15 @@ namespace {
 
 }  // namespace
 
-void store_rows(Context&, const CacheSource&, const KeptRows&, const CacheRows&, int64_t*, int32_t*) { absent(); }
+void store_rows(Context&, const CacheSource&, const KeptRows&, const CacheRows&, int64_t*, int32_t*, int64_t) {
+  absent();
+}
 void move_rows(Context&, const CacheRows&, int64_t, const CacheRows&, int64_t*) { absent(); }
+void move_ragged_rows(Context&, const CacheRows&, const int64_t*, const int32_t*, const CacheRows&, const int64_t*,
+                      int64_t) {
+  absent();
+}
+void pack_heads(Context&, const int32_t*, int64_t, int64_t, int64_t, int64_t, int64_t*, int32_t*) { absent(); }
 void tally_kept(Context&, int64_t, const KeptRows&, const std::vector<bool>&, const Tensor&, const Tensor&,
                 const Tensor&) {
   absent();

@@ -29,6 +29,7 @@ struct Store {
   void* to_v;
   int32_t* to_position;
   int64_t capacity;  // rows per head of the storage
+  bool packed;       // first_rows says where heads begin
   int64_t* first_rows;
   int32_t* lengths;
   int first_head;
@@ -39,9 +40,10 @@ template <class Vector>
 __global__ void __launch_bounds__(kThreads) store(Store s, SourceHeads source) {
   const int64_t head = s.first_head + blockIdx.y;
   const int64_t wanted = s.counts != nullptr ? s.counts[head] : s.known;
-  const int64_t count = wanted < s.capacity ? wanted : s.capacity, first_row = head * s.capacity;
+  const int64_t count = s.packed || wanted < s.capacity ? wanted : s.capacity;
+  const int64_t first_row = s.packed ? s.first_rows[head] : head * s.capacity;
   const int64_t column = static_cast<int64_t>(source.of[blockIdx.y]) * s.row;
-  if (blockIdx.x == 0 && threadIdx.x == 0) {
+  if (blockIdx.x == 0 && threadIdx.x == 0 && !s.packed) {
     s.first_rows[head] = first_row;
     s.lengths[head] = static_cast<int32_t>(count);
   }
@@ -66,6 +68,50 @@ __global__ void set_first_rows(int64_t heads, int64_t capacity, int64_t length, 
   if (lengths != nullptr) lengths[head] = static_cast<int32_t>(length);
 }
 
+// One block.
+__global__ void __launch_bounds__(1024) pack_kernel(const int32_t* counts, int64_t parts, int64_t stride, int heads,
+                                                    int64_t reserve, int64_t* first_rows, int32_t* lengths) {
+  for (int h = static_cast<int>(threadIdx.x); h < heads; h += static_cast<int>(blockDim.x)) {
+    int32_t length = 0;
+    for (int64_t p = 0; p < parts; ++p) length += counts[p * stride + h];
+    lengths[h] = length;
+  }
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  int64_t row = 0;
+  for (int h = 0; h < heads; ++h) {
+    first_rows[h] = row;
+    row += lengths[h] + reserve;
+  }
+}
+
+struct Ragged {
+  const void *k, *v;
+  const int32_t* position;
+  const int64_t* sums;
+  const int64_t* from_first;
+  const int32_t* lengths;
+  void *to_k, *to_v;
+  int32_t* to_position;
+  int64_t* to_sums;
+  const int64_t* to_first;
+  int row;  // in units of Vector
+};
+
+// Heads along y.
+template <class Vector>
+__global__ void __launch_bounds__(kThreads) move_ragged(Ragged r) {
+  const int64_t head = blockIdx.y, count = r.lengths[head], from = r.from_first[head], to = r.to_first[head];
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count * r.row; i += step) {
+    static_cast<Vector*>(r.to_k)[to * r.row + i] = static_cast<const Vector*>(r.k)[from * r.row + i];
+    static_cast<Vector*>(r.to_v)[to * r.row + i] = static_cast<const Vector*>(r.v)[from * r.row + i];
+    if (i >= count) continue;
+    r.to_position[to + i] = r.position[from + i];
+    if (r.sums != nullptr) r.to_sums[to + i] = r.sums[from + i];
+  }
+}
+
 int64_t capacity_of(const CacheRows& rows) { return rows.capacity->empty() ? 0 : rows.capacity->front(); }
 
 // The widest vector that all rows are made of.
@@ -82,8 +128,9 @@ int64_t vector_bytes(const CacheSource& source, int64_t row_bytes) {
 }  // namespace
 
 void store_rows(Context& ctx, const CacheSource& source, const KeptRows& kept, const CacheRows& to, int64_t* first_rows,
-                int32_t* lengths) {
-  const int64_t heads = to.heads(), vector = vector_bytes(source, to.row_bytes), element = size_of(source.k.dtype);
+                int32_t* lengths, int64_t packed_reserve) {
+  const bool packed = packed_reserve >= 0;
+  const int64_t heads = kept.heads(), vector = vector_bytes(source, to.row_bytes), element = size_of(source.k.dtype);
   const int64_t most = kept.known >= 0 ? kept.known : kept.capacity();
   Store s{source.k.data,
           source.v.data,
@@ -99,10 +146,12 @@ void store_rows(Context& ctx, const CacheSource& source, const KeptRows& kept, c
           to.k,
           to.v,
           to.position,
-          capacity_of(to),
+          packed ? 0 : capacity_of(to),
+          packed,
           first_rows,
           lengths,
           0};
+  if (packed) pack_heads(ctx, s.counts, 1, heads, heads, packed_reserve, first_rows, lengths);
   const int64_t blocks = std::clamp<int64_t>((most * s.row + kThreads - 1) / kThreads, 1, 8192);
   const auto kernel = vector == 16  ? store<uint4>
                       : vector == 8 ? store<uint2>
@@ -132,8 +181,29 @@ void move_rows(Context& ctx, const CacheRows& from, int64_t length, const CacheR
   copy(from.k, to.k, to.row_bytes);
   copy(from.v, to.v, to.row_bytes);
   copy(from.position, to.position, sizeof(int32_t));
+  if (from.sums != nullptr) copy(from.sums, to.sums, sizeof(int64_t));
   set_first_rows<<<static_cast<unsigned>((heads + 255) / 256), 256, 0, stream_of(ctx)>>>(heads, capacity_of(to), 0,
                                                                                          first_rows, nullptr);
+  RESTKV_KERNEL_CHECK();
+}
+
+void move_ragged_rows(Context& ctx, const CacheRows& from, const int64_t* from_first, const int32_t* lengths,
+                      const CacheRows& to, const int64_t* to_first, int64_t heads) {
+  if (heads == 0) return;
+  const int64_t bytes = from.row_bytes;
+  const int64_t vector = bytes % 16 == 0 ? 16 : bytes % 4 == 0 ? 4 : 2;  // storage begins at whole vectors
+  const Ragged r{from.k, from.v, from.position, from.sums, from_first, lengths,
+                 to.k,   to.v,   to.position,   to.sums,   to_first,   static_cast<int>(bytes / vector)};
+  const auto kernel = vector == 16 ? move_ragged<uint4> : vector == 4 ? move_ragged<uint32_t> : move_ragged<uint16_t>;
+  kernel<<<dim3(64, static_cast<unsigned>(heads)), kThreads, 0, stream_of(ctx)>>>(r);
+  RESTKV_KERNEL_CHECK();
+}
+
+void pack_heads(Context& ctx, const int32_t* counts, int64_t parts, int64_t stride, int64_t heads, int64_t reserve,
+                int64_t* first_rows, int32_t* lengths) {
+  if (heads == 0) return;
+  pack_kernel<<<1, 128, 0, stream_of(ctx)>>>(counts, parts, stride, static_cast<int>(heads), reserve, first_rows,
+                                             lengths);
   RESTKV_KERNEL_CHECK();
 }
 

@@ -13,6 +13,7 @@ struct DeviceKvLayer {
   int32_t* position = nullptr;         ///< [sum of capacities] global position of each row
   const int64_t* first_row = nullptr;  ///< [heads] where a head's rows begin
   int32_t* length = nullptr;           ///< [heads] rows in use
+  int64_t* sums = nullptr;             ///< [sum of capacities] of each row (KvCache::keep_sums()); null: none are kept
 };
 
 }  // namespace restkv

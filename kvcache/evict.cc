@@ -41,8 +41,6 @@ Evictor::Evictor(Context& ctx, Communicator& sequence, Communicator& tensor, con
   const PolicyEntry& entry = find_policy(config.policy);
   state_.reset(
       new State{ctx, sequence, tensor, heads, config, entry, entry.make != nullptr ? entry.make(config) : nullptr});
-  if (ctx.device() == Device::gpu && deals_to_heads(config.allocation))
-    fail_input("cache.allocation: ada on a GPU: supported on CPU ranks; on GPUs: uniform, pyramid");
   const HeadRange expected = split_heads(heads.Hq, heads.Hkv, tensor.size(), tensor.rank());
   const bool gathers = state_->groups_are_split() ||
                        ((state_->mean_over_layer() || deals_to_heads(config.allocation)) && tensor.size() > 1);
@@ -138,7 +136,8 @@ Tensor Evictor::State::kv_head_scores(const LocalShard& shard, const Tensor& sco
 KeptRows Evictor::State::keep(const SequencePartition& partition, const LocalShard& shard, const Tensor& scores,
                               int64_t past_budget, EvictTrace* trace) {
   const int64_t rows = scores.size(0);
-  int64_t budget = past_budget + shard.W;
+  const int64_t budget = past_budget + shard.W;
+  int64_t most = budget;  // rows of any head
   SelectRows input{scores.data<float>(), rows, shard.stride, &shard.past, shard.P};
   for (int rank = 0; rank < sequence.size(); ++rank)
     input.most_local = std::max(input.most_local, past_count_of(partition, rank, shard.P));
@@ -146,15 +145,15 @@ KeptRows Evictor::State::keep(const SequencePartition& partition, const LocalSha
   const bool ragged = deals_to_heads(config.allocation);
   if (ragged) {
     const bool per_query = entry.unit == ScoreUnit::query_head && config.granularity == Granularity::query_head;
-    const std::vector<int64_t> past =
+    const HeadBudgets past =
         head_budgets(ctx, sequence, tensor, heads, per_query, shard, partition, scores, past_budget, config.ada_floor);
-    top = select_top(ctx, sequence, input, past);
-    budget = shard.W + (past.empty() ? 0 : *std::max_element(past.begin(), past.end()));
+    top = select_top(ctx, sequence, input, past.tokens, past.most);
+    most = shard.W + past.most;
   } else {
     top = select_top(ctx, sequence, input, past_budget);
   }
   // The window's positions follow all past positions in local order.
-  TopRows lists = top_set_rows(ctx, input, top.cut(), {shard.past_count(), shard.L_lc}, std::min(budget, shard.L_lc));
+  TopRows lists = top_set_rows(ctx, input, top.cut(), {shard.past_count(), shard.L_lc}, std::min(most, shard.L_lc));
   if (trace != nullptr) {
     trace->tied_rows += top.tied_rows(ctx);
     trace->scores.clear();
@@ -167,7 +166,14 @@ KeptRows Evictor::State::keep(const SequencePartition& partition, const LocalSha
   KeptRows kept;
   kept.rows = std::move(lists.rows);
   kept.counts = std::move(lists.counts);
-  if (!ragged) kept.in_group = budget;
+  if (!ragged) {
+    kept.in_group = budget;
+  } else if (ctx.device() == Device::gpu) {
+    const bool per_query_head = config.granularity == Granularity::query_head;
+    kept.most_in_group = most;
+    kept.together = std::min((per_query_head ? heads.Hq_lc() : heads.Hkv_lc()) * most,
+                             (per_query_head ? heads.Hq : heads.Hkv) * budget);
+  }
   if (sequence.size() == 1) kept.known = kept.in_group;
   return kept;
 }

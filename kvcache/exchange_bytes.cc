@@ -21,45 +21,52 @@ int64_t select_bytes(int ranks, int64_t rows) {
   return bytes;
 }
 
-// One cut through all heads, the counts beside it, and the rows of scores of the other tensor ranks (head_budgets.h).
-void add_head_budgets(const CacheConfig& config, const HeadLayout& heads, int ranks, int tensor_size, int64_t stride,
-                      ExchangeBytes& bytes) {
-  const bool per_query =
-      config.granularity == Granularity::query_head && find_policy(config.policy).unit == ScoreUnit::query_head;
-  const int64_t rows = per_query ? heads.Hq : heads.Hkv;
-  const Range mine = owned_rows(heads, heads.local, per_query);
-  bytes.sequence += select_bytes(ranks, 1);
-  bytes.sequence += collective::sent_by_all_reduce(ranks, rows * static_cast<int64_t>(sizeof(CutCounts)));
-  bytes.tensor +=
-      collective::sent_by_all_gather(tensor_size, mine.size() * stride * static_cast<int64_t>(sizeof(float)));
-}
-
 // GPU ranks: lists.
 int64_t list_bytes(int ranks, int64_t rows, int64_t k, int64_t most_local) {
   return collective::sent_by_all_gather(
       ranks, rows * group_list_length(k, most_local) * static_cast<int64_t>(sizeof(uint64_t)));
 }
 
+// Rows of scores that share a layer's budget.
+int64_t budget_rows(const CacheConfig& config, const HeadLayout& heads) {
+  const bool per_query =
+      config.granularity == Granularity::query_head && find_policy(config.policy).unit == ScoreUnit::query_head;
+  return per_query ? heads.Hq : heads.Hkv;
+}
+
+// The counts beside the cut through all heads, and the rows of scores of the other tensor ranks (head_budgets.h).
+void add_head_budgets(const CacheConfig& config, const HeadLayout& heads, int ranks, int tensor_size, int64_t stride,
+                      ExchangeBytes& bytes) {
+  const int64_t rows = budget_rows(config, heads);
+  const Range mine = owned_rows(heads, heads.local, /*per_query=*/rows == heads.Hq && heads.Hq != heads.Hkv);
+  bytes.sequence += collective::sent_by_all_reduce(ranks, rows * static_cast<int64_t>(sizeof(CutCounts)));
+  bytes.tensor +=
+      collective::sent_by_all_gather(tensor_size, mine.size() * stride * static_cast<int64_t>(sizeof(float)));
+}
+
 // What differs between the devices: the top sets of the window rows, the scores of the past, and the last selection.
 int64_t cpu_bytes(const PolicyExchanges& use, int ranks, int64_t window_rows, int64_t Hq_lc, int64_t past,
-                  int64_t selection) {
+                  int64_t selection, bool deals_to_heads) {
   const int64_t i64 = sizeof(int64_t), f32 = sizeof(float);
   int64_t bytes = select_bytes(ranks, selection);
+  if (deals_to_heads) bytes += select_bytes(ranks, 1);
   if (use.top_sets)
     bytes += select_bytes(ranks, window_rows) + collective::sent_by_all_reduce(ranks, window_rows * i64);
   if (use.past_scores) bytes += collective::sent_by_all_gather(ranks, Hq_lc * past * f32);
   return bytes;
 }
 
+// joined: rows that share the budget, where heads have their own; else 0. most: past tokens of any head.
 int64_t gpu_bytes(const PolicyExchanges& use, const SequencePartition& partition, int64_t window_rows, int64_t Hq_lc,
-                  int64_t P, int64_t k, int64_t selection) {
+                  int64_t P, int64_t k, int64_t selection, int64_t joined, int64_t most_tokens) {
   const int ranks = partition.ranks();
   int64_t most = 0, most_past = 0;
   for (int rank = 0; rank < ranks; ++rank) {
     most = std::max(most, partition.local_size(rank));
     most_past = std::max(most_past, past_count_of(partition, rank, P));
   }
-  int64_t bytes = list_bytes(ranks, selection, k, most_past);
+  int64_t bytes = list_bytes(ranks, selection, most_tokens, most_past);
+  if (joined > 0) bytes += list_bytes(ranks, 1, joined * k, joined * most_past);
   if (use.top_sets) bytes += list_bytes(ranks, window_rows, k, most);
   if (use.past_scores)
     bytes += collective::sent_by_all_gather(ranks,
@@ -90,9 +97,12 @@ ExchangeBytes eviction_exchange_bytes(const CacheConfig& config, const HeadLayou
       layer.layer = where.layer, layer.layers = where.layers, layer.partition = &partition;
       k = entry.make(config)->past_tokens(config, layer, k);
     }
-    bytes.sequence += gpu_bytes(use, partition, rows, Hq_lc, shard.P, k, selection);
+    const int64_t joined = deals_to_heads(config.allocation) ? budget_rows(config, heads) : 0;
+    const int64_t most = joined > 0 ? most_head_budget(joined, k, config.ada_floor, shard.P) : k;
+    bytes.sequence += gpu_bytes(use, partition, rows, Hq_lc, shard.P, k, selection, joined, most);
   } else {
-    bytes.sequence += cpu_bytes(use, ranks, rows, Hq_lc, shard.past_count(), selection);
+    bytes.sequence +=
+        cpu_bytes(use, ranks, rows, Hq_lc, shard.past_count(), selection, deals_to_heads(config.allocation));
   }
   if (use.column_sums)
     bytes.sequence += collective::sent_by_all_reduce(ranks, Hq_lc * shard.L * static_cast<int64_t>(sizeof(int64_t)));

@@ -1,9 +1,10 @@
 #include "kvcache/head_budgets.h"
 
+#include <algorithm>
 #include <cmath>
 
-#include "kvcache/device_dispatch.h"
 #include "kvcache/select/radix_select.h"
+#include "kvcache/statistics/exchange.h"
 
 namespace restkv {
 namespace {
@@ -25,22 +26,39 @@ Tensor all_rows(Context& ctx, Communicator& tensor, const HeadLayout& heads, boo
   return all;
 }
 
-// The key of the k-th largest of all rows' scores together: the rows behind one another are one row of a selection.
-uint32_t layer_cut(Context& ctx, Communicator& sequence, const LocalShard& shard, const SequencePartition& partition,
-                   const Tensor& rows, int64_t k) {
+// The cut at the k-th largest of all rows' scores together, on the context's device: the rows behind one another are
+// one row of a selection.
+SelectResult layer_cut(Context& ctx, Communicator& sequence, const LocalShard& shard,
+                       const SequencePartition& partition, const Tensor& rows, int64_t k) {
   const int64_t heads = rows.size(0), past = shard.past_count();
   Tensor joined = ctx.empty(DType::f32, {heads, past});
-  for (int64_t h = 0; h < heads; ++h)
-    for (const Segment& s : shard.past)
-      ctx.copy(joined.data<float>() + h * past + s.local, rows.data<float>() + h * shard.stride + s.local,
-               s.count * static_cast<int64_t>(sizeof(float)));
+  for (const Segment& s : shard.past)
+    copy_rows(ctx, rows.data<float>() + s.local, shard.stride, joined.data<float>() + s.local, past, heads, s.count);
   // Which ties it takes does not matter here, so any numbering of the elements does.
-  int64_t before = 0;
-  for (int rank = 0; rank < sequence.rank(); ++rank) before += past_count_of(partition, rank, shard.P);
+  int64_t before = 0, most = 0;
+  for (int rank = 0; rank < sequence.size(); ++rank) {
+    const int64_t there = past_count_of(partition, rank, shard.P);
+    most = std::max(most, there);
+    if (rank < sequence.rank()) before += there;
+  }
   std::vector<Segment> segments;
   if (past > 0) segments.push_back({0, heads * before, heads * past});
-  SelectRows input{joined.data<float>(), 1, heads * past, &segments, heads * shard.P};
-  return select_top(ctx, sequence, input, k).cut()->key;
+  return select_top(ctx, sequence, {joined.data<float>(), 1, heads * past, &segments, heads * shard.P, heads * most},
+                    k);
+}
+
+void count_at_cut(Context& ctx, const Tensor& rows, const LocalShard& shard, const SelectCut* cut, CutCounts* counts) {
+  if (ctx.device() == Device::gpu)
+    return gpu::count_at_cut(ctx, rows.data<float>(), rows.size(0), shard.stride, shard.past, cut, counts);
+  ctx.parallel_for(rows.size(0), [&](int64_t h) {
+    counts[h] = {};
+    for (const Segment& s : shard.past)
+      for (int64_t i = s.local; i < s.local + s.count; ++i) {
+        const uint32_t key = order_key(rows.data<float>()[h * shard.stride + i]);
+        counts[h].above += key > cut->key ? 1 : 0;
+        counts[h].equal += key == cut->key ? 1 : 0;
+      }
+  });
 }
 
 }  // namespace
@@ -54,33 +72,44 @@ Range owned_rows(const HeadLayout& heads, const HeadRange& local, bool per_query
 
 std::vector<int64_t> deal_budget(const std::vector<CutCounts>& counts, int64_t mean, double floor) {
   const int64_t heads = static_cast<int64_t>(counts.size());
-  const int64_t units = std::llround(floor * static_cast<double>(kFloorUnits));
+  const int64_t units = floor_units(floor);
   std::vector<int64_t> shares, budgets;
   for (int64_t h = 0; h < heads; ++h) shares.push_back(budget_share(counts.data(), heads, h, mean, units));
   for (int64_t h = 0; h < heads; ++h) budgets.push_back(rounded_share(shares.data(), heads, h));
   return budgets;
 }
 
-std::vector<int64_t> head_budgets(Context& ctx, Communicator& sequence, Communicator& tensor, const HeadLayout& heads,
-                                  bool per_query, const LocalShard& shard, const SequencePartition& partition,
-                                  const Tensor& scores, int64_t mean, double floor) {
-  need_cpu(ctx, "head_budgets");
+int64_t floor_units(double floor) { return std::llround(floor * static_cast<double>(kFloorUnits)); }
+
+int64_t most_head_budget(int64_t heads, int64_t mean, double floor, int64_t P) {
+  const int64_t units = floor_units(floor), share = std::min(P, heads * mean) * (kFloorUnits - units) + mean * units;
+  return (share + kFloorUnits - 1) / kFloorUnits;
+}
+
+HeadBudgets head_budgets(Context& ctx, Communicator& sequence, Communicator& tensor, const HeadLayout& heads,
+                         bool per_query, const LocalShard& shard, const SequencePartition& partition,
+                         const Tensor& scores, int64_t mean, double floor) {
   const Tensor rows = all_rows(ctx, tensor, heads, per_query, shard.stride, scores);
   const int64_t count = rows.size(0);
-  const uint32_t cut = layer_cut(ctx, sequence, shard, partition, rows, count * mean);
-  std::vector<CutCounts> counts(static_cast<size_t>(count));
-  ctx.parallel_for(count, [&](int64_t h) {
-    for (const Segment& s : shard.past)
-      for (int64_t i = s.local; i < s.local + s.count; ++i) {
-        const uint32_t key = order_key(rows.data<float>()[h * shard.stride + i]);
-        counts[h].above += key > cut ? 1 : 0;
-        counts[h].equal += key == cut ? 1 : 0;
-      }
-  });
-  if (sequence.size() > 1) sequence.all_reduce(counts.data(), 2 * count, DType::i32, ReduceOp::sum);
-  const std::vector<int64_t> all = deal_budget(counts, mean, floor);
+  const SelectResult cut = layer_cut(ctx, sequence, shard, partition, rows, count * mean);
+  Tensor counted = ctx.empty(DType::i32, {count, 2});
+  auto* counts = static_cast<CutCounts*>(counted.raw());
+  count_at_cut(ctx, rows, shard, cut.cut(), counts);
+  if (sequence.size() > 1) sequence.all_reduce(counted.raw(), 2 * count, DType::i32, ReduceOp::sum);
   const Range mine = per_query ? heads.local.q : heads.local.kv;
-  return {all.begin() + mine.begin, all.begin() + mine.end};
+  HeadBudgets budgets{ctx.empty(DType::u32, {mine.size()}), 0};
+  auto* tokens = budgets.tokens.data<uint32_t>();
+  if (ctx.device() == Device::gpu) {
+    budgets.most = most_head_budget(count, mean, floor, shard.P);
+    gpu::deal_budget(ctx, counts, count, mean, floor_units(floor), mine, tokens);
+    return budgets;
+  }
+  const std::vector<int64_t> all = deal_budget({counts, counts + count}, mean, floor);
+  for (int64_t h = mine.begin; h < mine.end; ++h) {
+    tokens[h - mine.begin] = static_cast<uint32_t>(all[h]);
+    budgets.most = std::max(budgets.most, all[h]);
+  }
+  return budgets;
 }
 
 }  // namespace restkv

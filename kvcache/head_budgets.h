@@ -64,15 +64,35 @@ RESTKV_HOST_DEVICE constexpr int64_t rounded_share(const int64_t* shares, int64_
 /// The budgets of all heads; they sum to heads * mean.
 std::vector<int64_t> deal_budget(const std::vector<CutCounts>& counts, int64_t mean, double floor);
 
+/// CacheConfig::ada_floor in these units.
+int64_t floor_units(double floor);
+
 /// The rows, of the layer's, that the tensor rank with these heads contributes. A KV head that lies on several of them
 /// is that of the one with its first query head.
 Range owned_rows(const HeadLayout& heads, const HeadRange& local, bool per_query);
 
-/// Past tokens of each of this rank's rows of scores (those of KV heads, or of query heads with `per_query`), mean
-/// times their number over all of the layer's heads. scores [rows, shard.stride] f32. One exact cut through all heads
-/// and shards: the same on every layout. Collective over `sequence` and `tensor`. CPU ranks.
-std::vector<int64_t> head_budgets(Context& ctx, Communicator& sequence, Communicator& tensor, const HeadLayout& heads,
-                                  bool per_query, const LocalShard& shard, const SequencePartition& partition,
-                                  const Tensor& scores, int64_t mean, double floor);
+/// The most past tokens that a head can get, whatever the scores; P: past positions of the prompt.
+int64_t most_head_budget(int64_t heads, int64_t mean, double floor, int64_t P);
+
+struct HeadBudgets {
+  Tensor tokens;     ///< u32 [rows] past tokens of each of this rank's rows of scores, on the context's device
+  int64_t most = 0;  ///< no row of the layer has more: on CPU ranks the most of these, on GPU ranks most_head_budget()
+};
+
+/// The budgets of this rank's rows of scores (those of KV heads, or of query heads with `per_query`), mean times their
+/// number over all of the layer's heads. scores [rows, shard.stride] f32. One exact cut through all heads and shards:
+/// the same on every layout. Collective over `sequence` and `tensor`. On a GPU in stream order, without a wait.
+HeadBudgets head_budgets(Context& ctx, Communicator& sequence, Communicator& tensor, const HeadLayout& heads,
+                         bool per_query, const LocalShard& shard, const SequencePartition& partition,
+                         const Tensor& scores, int64_t mean, double floor);
+
+namespace gpu {  // head_budgets_gpu.cu
+/// counts [heads]: the scores [heads, stride] at the past positions beside the key of *cut (a SelectCut).
+void count_at_cut(Context& ctx, const float* scores, int64_t heads, int64_t stride, const std::vector<Segment>& past,
+                  const void* cut, CutCounts* counts);
+/// deal_budget() for the heads of `mine`: budgets [mine.size()].
+void deal_budget(Context& ctx, const CutCounts* counts, int64_t heads, int64_t mean, int64_t floor_units, Range mine,
+                 uint32_t* budgets);
+}  // namespace gpu
 
 }  // namespace restkv

@@ -27,6 +27,9 @@ struct KeptRows {
   /// Rows that all ranks of the sequence group keep of each head together, where the host knows it (an eviction: the
   /// layer's budget), else -1.
   int64_t in_group = -1;
+  /// Where heads have budgets of their own (`ada`; in_group is -1 then), on GPU ranks: no head has more rows in the
+  /// sequence group, and all heads of this rank together have at most so many there.
+  int64_t most_in_group = -1, together = -1;
   /// Every head keeps the rows 0 .. known - 1: no index array.
   bool all = false;
 

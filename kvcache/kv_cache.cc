@@ -17,7 +17,14 @@ KvCache::KvCache(Context& ctx, int64_t layers, int64_t heads, int64_t d, DType d
   clear();
 }
 
-void KvCache::allocate(Layer& layer, const std::vector<int64_t>& capacity) {
+void KvCache::keep_sums() {
+  RESTKV_CHECK(on_gpu() && !sums_, "sums of rows on {}", name_of(ctx_->device()));
+  sums_ = true;
+  clear();
+}
+
+// Where heads with these capacities begin.
+void KvCache::lay_out(Layer& layer, const std::vector<int64_t>& capacity) {
   layer.capacity = capacity;
   layer.first_row.assign(static_cast<size_t>(heads_), 0);
   layer.offset.assign(static_cast<size_t>(heads_), 0);
@@ -27,9 +34,43 @@ void KvCache::allocate(Layer& layer, const std::vector<int64_t>& capacity) {
     layer.offset[h] = rows * d_;
     rows += capacity[h];
   }
+}
+
+void KvCache::allocate_rows(Layer& layer, int64_t rows) {
   layer.k = ctx_->empty(dtype_, {rows, d_});
   layer.v = ctx_->empty(dtype_, {rows, d_});
   layer.position = ctx_->empty(DType::i32, {rows});
+  if (sums_) layer.sums = ctx_->empty(DType::i64, {rows});
+}
+
+void KvCache::allocate(Layer& layer, const std::vector<int64_t>& capacity) {
+  lay_out(layer, capacity);
+  allocate_rows(layer, heads_ > 0 ? layer.first_row.back() + capacity.back() : 0);
+}
+
+// Of heads whose lengths only the device knows.
+void KvCache::begin_packed(Layer& layer, int64_t most, int64_t together, int64_t reserve) {
+  layer.packed = true;
+  layer.known = false;
+  layer.reserve = reserve;
+  layer.length.assign(static_cast<size_t>(heads_), most);
+  lay_out(layer, layer.length);  // until settle_packed(): nobody asks
+  allocate_rows(layer, std::min(together, heads_ * most) + heads_ * reserve);
+}
+
+// The lengths have come: gives back what the bound had too much.
+void KvCache::settle_packed(Layer& layer) {
+  std::vector<int64_t> capacity;
+  for (int64_t length : layer.length) capacity.push_back(length + layer.reserve);
+  lay_out(layer, capacity);
+  const int64_t rows = heads_ > 0 ? layer.first_row.back() + capacity.back() : 0;
+  RESTKV_CHECK(rows <= layer.position.numel(), "{} rows in room for {}", rows, layer.position.numel());
+  if (rows == layer.position.numel()) return;
+  const Layer large = layer;
+  allocate_rows(layer, rows);
+  for (auto [to, from] : {std::pair(&layer.k, &large.k), std::pair(&layer.v, &large.v),
+                          std::pair(&layer.position, &large.position), std::pair(&layer.sums, &large.sums)})
+    if (to->bytes() > 0) ctx_->copy(to->raw(), from->raw(), to->bytes());
 }
 
 namespace {
@@ -56,6 +97,13 @@ void KvCache::store(int64_t layer_index, const MatrixView& k, const MatrixView& 
   check_source(k, v, kv_heads, d_, dtype_);
   Layer& layer = layers_.at(static_cast<size_t>(layer_index));
   layer = Layer{};  // frees the old rows first
+  const CacheSource source{k, v, source_head, positions};
+  if (on_gpu() && kept.known < 0 && kept.together >= 0) {
+    begin_packed(layer, kept.capacity(), kept.together, reserve);
+    gpu::store_rows(*ctx_, source, kept, rows_of(layer), first_rows_.data<int64_t>() + layer_index * heads_,
+                    lengths_.data<int32_t>() + layer_index * heads_, reserve);
+    return;
+  }
   layer.known = kept.known >= 0 || !on_gpu();
   std::vector<int64_t> capacity;
   for (int64_t h = 0; h < heads_; ++h) {
@@ -63,7 +111,6 @@ void KvCache::store(int64_t layer_index, const MatrixView& k, const MatrixView& 
     capacity.push_back(layer.length.back() + reserve);
   }
   allocate(layer, capacity);
-  const CacheSource source{k, v, source_head, positions};
   if (on_gpu())
     gpu::store_rows(*ctx_, source, kept, rows_of(layer), first_rows_.data<int64_t>() + layer_index * heads_,
                     lengths_.data<int32_t>() + layer_index * heads_);
@@ -83,9 +130,26 @@ DeviceKvLayer KvCache::make_rows(int64_t layer_index, int64_t length, int64_t re
   return device_layer(layer_index);
 }
 
+DeviceKvLayer KvCache::make_ragged_rows(int64_t layer_index, const Tensor& counts, int64_t first, int64_t most,
+                                        int64_t together, int64_t reserve) {
+  RESTKV_CHECK(on_gpu() && counts.dtype() == DType::i32 && first + heads_ <= counts.size(1), "counts {} of {} heads",
+               counts.describe(), heads_);
+  Layer& layer = layers_.at(static_cast<size_t>(layer_index));
+  layer = Layer{};  // frees the old rows first
+  begin_packed(layer, most, together, reserve);
+  gpu::pack_heads(*ctx_, counts.data<int32_t>() + first, counts.size(0), counts.size(1), heads_, reserve,
+                  first_rows_.data<int64_t>() + layer_index * heads_, lengths_.data<int32_t>() + layer_index * heads_);
+  return device_layer(layer_index);
+}
+
 CacheRows KvCache::rows_of(const Layer& layer) const {
-  return {layer.k.raw(),    layer.v.raw(),   layer.position.data<int32_t>(),
-          &layer.first_row, &layer.capacity, d_ * size_of(dtype_)};
+  return {layer.k.raw(),
+          layer.v.raw(),
+          layer.position.data<int32_t>(),
+          &layer.first_row,
+          &layer.capacity,
+          d_ * size_of(dtype_),
+          layer.sums.empty() ? nullptr : layer.sums.data<int64_t>()};
 }
 
 void KvCache::append(int64_t layer_index, const void* k, const void* v, const int64_t* source_head, int64_t position) {
@@ -124,20 +188,34 @@ void KvCache::retain(int64_t layer_index, int64_t head, const std::vector<int32_
   layer.length[head] = at;
 }
 
+void KvCache::cut(int64_t layer_index, int64_t head, int64_t rows) {
+  int64_t& length = layers_.at(static_cast<size_t>(layer_index)).length.at(static_cast<size_t>(head));
+  RESTKV_CHECK(on_gpu() && rows >= 0 && rows <= length, "{} of {} rows are left", rows, length);
+  length = rows;
+}
+
 // Room for `extra` more rows in every head, and for half as many again as it holds.
 void KvCache::grow(int64_t layer_index, int64_t extra) {
   Layer& layer = layers_.at(static_cast<size_t>(layer_index));
   Layer old = std::move(layer);
+  RESTKV_CHECK(old.known || !old.packed, "room in layer {} before refresh_lengths()", layer_index);
   layer = Layer{};
   layer.length = old.length;
   layer.known = old.known;
+  layer.packed = old.packed;
   std::vector<int64_t> capacity = old.capacity;
   for (int64_t h = 0; h < heads_; ++h)
     capacity[h] = std::max(capacity[h], old.length[h] + extra + std::max<int64_t>(15, old.length[h] / 2));
-  if (on_gpu() && heads_ > 0)
+  if (on_gpu() && heads_ > 0 && !layer.packed)
     capacity.assign(capacity.size(), *std::max_element(capacity.begin(), capacity.end()));  // see cache_rows.h
   allocate(layer, capacity);
-  if (on_gpu()) {
+  if (on_gpu() && layer.packed) {
+    int64_t* first_rows = first_rows_.data<int64_t>() + layer_index * heads_;
+    const Tensor now = ctx_->to_device(layer.first_row.data(), DType::i64, {heads_});
+    gpu::move_ragged_rows(*ctx_, rows_of(old), first_rows, lengths_.data<int32_t>() + layer_index * heads_,
+                          rows_of(layer), now.data<int64_t>(), heads_);
+    ctx_->copy(first_rows, now.raw(), now.bytes());
+  } else if (on_gpu()) {
     const int64_t length = old.length.empty() ? 0 : *std::max_element(old.length.begin(), old.length.end());
     gpu::move_rows(*ctx_, rows_of(old), length, rows_of(layer), first_rows_.data<int64_t>() + layer_index * heads_);
   } else {
@@ -173,8 +251,9 @@ void KvCache::refresh_lengths() {
   auto next = lengths.begin();
   for (Layer& layer : layers_) {
     layer.length.assign(next, next + heads_);
-    layer.known = true;
     next += heads_;
+    if (layer.packed && !layer.known) settle_packed(layer);
+    layer.known = true;
   }
 }
 
@@ -197,8 +276,12 @@ KvView KvCache::view(int64_t layer_index) const {
 DeviceKvLayer KvCache::device_layer(int64_t layer_index) const {
   RESTKV_CHECK(on_gpu(), "the device side of a CPU cache");
   const Layer& layer = layers_.at(static_cast<size_t>(layer_index));
-  return {layer.k.raw(), layer.v.raw(), layer.position.data<int32_t>(),
-          first_rows_.data<int64_t>() + layer_index * heads_, lengths_.data<int32_t>() + layer_index * heads_};
+  return {layer.k.raw(),
+          layer.v.raw(),
+          layer.position.data<int32_t>(),
+          first_rows_.data<int64_t>() + layer_index * heads_,
+          lengths_.data<int32_t>() + layer_index * heads_,
+          layer.sums.empty() ? nullptr : layer.sums.data<int64_t>()};
 }
 
 int64_t KvCache::length(int64_t layer_index, int64_t head) const {
@@ -222,9 +305,11 @@ KvCache KvCache::clone() const {
     ctx_->copy(to.raw(), from.raw(), from.bytes());
     return to;
   };
+  copy.sums_ = sums_;
   copy.layers_ = layers_;
   for (Layer& layer : copy.layers_)
-    for (Tensor* t : {&layer.k, &layer.v, &layer.position}) *t = duplicate(*t);
+    for (Tensor* t : {&layer.k, &layer.v, &layer.position, &layer.sums})
+      if (!t->empty()) *t = duplicate(*t);
   if (on_gpu()) {
     copy.first_rows_ = duplicate(first_rows_);
     copy.lengths_ = duplicate(lengths_);

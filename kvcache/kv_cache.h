@@ -14,8 +14,9 @@
 namespace restkv {
 
 /// On a GPU everything but the bookkeeping lives on the device, and decode kernels append rows there (device_layer());
-/// the host hears of it by advance(). Lengths are then known to the host at once when KeptRows::known is, and after
-/// refresh_lengths() otherwise.
+/// the host hears of it by advance() and cut(). Lengths are then known to the host at once when KeptRows::known is, and
+/// after refresh_lengths() otherwise. Heads of a layer have equal room there, but where their counts differ and their
+/// sum is bounded (KeptRows::together): these follow each other, and take what they have and the reserve.
 class KvCache {
  public:
   /// `heads`: cache heads per layer on this rank; d: head size; dtype of k and v (f32 or bf16).
@@ -24,6 +25,12 @@ class KvCache {
   KvCache& operator=(KvCache&&) = default;
   KvCache(const KvCache&) = delete;  // two caches must not append to the same rows: clone()
   KvCache& operator=(const KvCache&) = delete;
+
+  Context& context() const { return *ctx_; }
+
+  /// GPU ranks: every row has a sum as well (DeviceKvLayer::sums), which moves with it; whoever stores or appends rows
+  /// sets theirs. Precondition: the cache is empty.
+  void keep_sums();
 
   /// The same content in memory of its own. In stream order.
   KvCache clone() const;
@@ -37,6 +44,11 @@ class KvCache {
   /// GPU ranks: replaces a layer's content by `length` rows per head, which the caller writes in stream order (the
   /// record says where), with room for `reserve` more.
   DeviceKvLayer make_rows(int64_t layer, int64_t length, int64_t reserve);
+
+  /// The same where heads have counts of their own: head h of this cache gets the sum of counts[part][first + h] rows
+  /// over all parts (i32 [parts, any], on the device), all heads together at most `together`, each at most `most`.
+  DeviceKvLayer make_ragged_rows(int64_t layer, const Tensor& counts, int64_t first, int64_t most, int64_t together,
+                                 int64_t reserve);
 
   /// CPU ranks: appends one row per head. k, v [kv_heads, d]; cache head h copies from column source_head[h].
   /// Grows the storage when the reserve is used up (amortised).
@@ -52,6 +64,8 @@ class KvCache {
   DeviceKvLayer device_layer(int64_t layer) const;
   /// GPU ranks: a decode kernel appended n rows to every head of every layer. Precondition: there was room.
   void advance(int64_t n);
+  /// GPU ranks: a kernel leaves `rows` rows of a head, not more than there were.
+  void cut(int64_t layer, int64_t head, int64_t rows);
   /// Grows the storage where one of the heads has room for less than n more rows (a copy on the device, amortised).
   /// Returns whether any layer's storage moved.
   bool ensure_room(int64_t n);
@@ -76,21 +90,29 @@ class KvCache {
   struct Layer {
     Tensor k, v;                     // [sum of capacity, d]
     Tensor position;                 // i32 [sum of capacity]
+    Tensor sums;                     // i64 [sum of capacity], with keep_sums()
     std::vector<int64_t> first_row;  // [heads]
     std::vector<int64_t> offset;     // [heads] elements to row 0
     std::vector<int64_t> length;     // [heads] rows in use; the most there can be while it is not known
     std::vector<int64_t> capacity;   // [heads] rows
     bool known = true;
+    bool packed = false;  // GPU: heads follow each other
+    int64_t reserve = 0;  // of a packed layer, while its lengths are not known
   };
   bool on_gpu() const { return ctx_->device() == Device::gpu; }
   CacheRows rows_of(const Layer& layer) const;
   void allocate(Layer& layer, const std::vector<int64_t>& capacity);
+  void allocate_rows(Layer& layer, int64_t rows);
+  void begin_packed(Layer& layer, int64_t most, int64_t together, int64_t reserve);
+  void lay_out(Layer& layer, const std::vector<int64_t>& capacity);
+  void settle_packed(Layer& layer);
   void grow(int64_t layer_index, int64_t extra);
 
   Context* ctx_;
   int64_t heads_;
   int64_t d_;
   DType dtype_;
+  bool sums_ = false;
   std::vector<Layer> layers_;
   Tensor first_rows_;  // GPU: i64 [layers, heads], what Layer::first_row says
   Tensor lengths_;     // GPU: i32 [layers, heads]

@@ -1,6 +1,7 @@
 // The GPU versions of the scoring ops in a build without CUDA. A context cannot be on a GPU there, so none of these is
 // reached.
 #include "dist/base/error.h"
+#include "kvcache/head_budgets.h"
 #include "kvcache/scores/group_mean.h"
 #include "kvcache/scores/key_norms.h"
 #include "kvcache/scores/ladder_scores.h"
@@ -60,6 +61,10 @@ void add_i64(Context&, const int64_t*, int64_t, int64_t, int64_t*, int64_t) { ab
 void column_scores(Context&, const HeadLayout&, const LocalShard&, const int64_t*, float*) { absent(); }
 void ladder_scores(Context&, const LocalShard&, const LadderCuts&, float*) { absent(); }
 void position_scores(Context&, const LocalShard&, int64_t, float*) { absent(); }
+void count_at_cut(Context&, const float*, int64_t, int64_t, const std::vector<Segment>&, const void*, CutCounts*) {
+  absent();
+}
+void deal_budget(Context&, const CutCounts*, int64_t, int64_t, int64_t, Range, uint32_t*) { absent(); }
 void random_scores(Context&, const HeadLayout&, const LocalShard&, uint64_t, int64_t, float*) { absent(); }
 
 }  // namespace restkv::gpu

@@ -9,14 +9,6 @@ namespace {
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Where the run of a layer begins in a block. The last place is the one from which the run still fits.
-int64_t offset_of(const LadderShape& shape, const LadderCut& cut, int64_t layer) {
-  const int64_t last = cut.block - 1 - cut.spacing * (cut.run - 1);
-  if (shape.offsets == LadderOffsets::rotated) return layer % (last + 1);
-  const int64_t above = layer - shape.span, stride = shape.span - shape.overlap;
-  return std::clamp<int64_t>(above < 0 ? 0 : above / stride + 1, 0, last);
-}
-
 }  // namespace
 
 int64_t LadderShape::block() const { return 1 + ceil_div(layers - span, span - overlap); }
@@ -42,13 +34,6 @@ void LadderShape::validate() const {
 
 Ladder::Ladder(const LadderShape& shape) : shape_(shape), cursor_(shape.start) { shape_.validate(); }
 
-LadderCuts Ladder::Step::of_layer(const LadderShape& shape, int64_t layer) const {
-  LadderCuts cuts{first, second};
-  cuts.first.offset = offset_of(shape, first, layer);
-  cuts.second.offset = offset_of(shape, second, layer);
-  return cuts;
-}
-
 // The most recent slots stay where the blocks reach into them. A last block that is cut short by the end keeps its run
 // if those of all layers fit: all layers keep equally many.
 LadderCut Ladder::cut(int64_t start, int64_t blocks, int64_t block, int64_t spacing, int64_t length) const {
@@ -57,7 +42,7 @@ LadderCut Ladder::cut(int64_t start, int64_t blocks, int64_t block, int64_t spac
   cut.end = length - shape_.recent;
   int64_t reach = 0;  // slots of a block up to the last that a layer keeps
   for (int64_t layer = 0; layer < shape_.layers; ++layer)
-    reach = std::max(reach, offset_of(shape_, cut, layer) + spacing * (cut.run - 1) + 1);
+    reach = std::max(reach, ladder_offset(shape_, cut, layer) + spacing * (cut.run - 1) + 1);
   const int64_t rest = (cut.end - start) % block;
   cut.blocks = (cut.end - start) / block + (rest >= reach ? 1 : 0);
   return cut;

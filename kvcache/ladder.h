@@ -54,6 +54,15 @@ struct LadderCut {
   constexpr int64_t left(int64_t length) const { return start + blocks * run + (length - end); }
 };
 
+/// Where the run of a layer begins in a block. The last place is the one from which the run still fits.
+RESTKV_HOST_DEVICE constexpr int64_t ladder_offset(const LadderShape& shape, const LadderCut& cut, int64_t layer) {
+  const int64_t last = cut.block - 1 - cut.spacing * (cut.run - 1);
+  if (shape.offsets == LadderOffsets::rotated) return layer % (last + 1);
+  const int64_t above = layer - shape.span, stride = shape.span - shape.overlap;
+  const int64_t offset = above < 0 ? 0 : above / stride + 1;
+  return offset < last ? offset : last;
+}
+
 /// What one compaction does to a layer: the first cut, then the second on what is left (often neither does anything).
 struct LadderCuts {
   LadderCut first, second;
@@ -73,7 +82,12 @@ class Ladder {
     int64_t length = 0;  ///< slots afterwards, of every layer
     LadderCut first, second;
     /// The step as layer `layer` takes it.
-    LadderCuts of_layer(const LadderShape& shape, int64_t layer) const;
+    RESTKV_HOST_DEVICE constexpr LadderCuts of_layer(const LadderShape& shape, int64_t layer) const {
+      LadderCuts cuts{first, second};
+      cuts.first.offset = ladder_offset(shape, first, layer);
+      cuts.second.offset = ladder_offset(shape, second, layer);
+      return cuts;
+    }
   };
 
   /// Compacts a cache of `length` slots to at most shape().capacity; does nothing when it is not longer.

@@ -167,7 +167,11 @@ Message pack_on_gpu(Context& ctx, const KeptLayer& kept, Range heads, int64_t ca
 void reshard_on_gpu(Context& ctx, Communicator& sequence, const KeptLayer& kept, const std::vector<Range>& share,
                     KvCache& cache, int64_t layer, int64_t reserve) {
   const int ranks = sequence.size(), me = sequence.rank();
-  const int64_t total = kept.rows->all ? kept.partition->length() : kept.rows->in_group;
+  const bool ragged = !kept.rows->all && kept.rows->in_group < 0;
+  // Of a head; where heads differ, its most.
+  const int64_t total = kept.rows->all ? kept.partition->length()
+                        : ragged       ? kept.rows->most_in_group
+                                       : kept.rows->in_group;
   const int64_t row_bytes = kept.d * size_of(kept.k.dtype);
   RESTKV_CHECK(total >= 0, "reshard_by_head: the rows that the group keeps are not known");
   RESTKV_CHECK(kept.k.dtype == cache.dtype() && kept.v.dtype == cache.dtype(), "rows of {} for a cache of {}",
@@ -179,7 +183,15 @@ void reshard_on_gpu(Context& ctx, Communicator& sequence, const KeptLayer& kept,
     widest = std::max(widest, share[r].size());
     most = std::max(most, capacity(r));
   }
-  DeviceKvLayer to = cache.make_rows(layer, total, reserve);
+  DeviceKvLayer to;
+  if (ragged) {
+    const int64_t heads = kept.rows->heads();
+    Tensor counts = ctx.empty(DType::i32, {ranks, heads});
+    sequence.all_gather(kept.rows->counts.raw(), counts.raw(), heads, DType::i32);
+    to = cache.make_ragged_rows(layer, counts, share[me].begin, total, kept.rows->together, reserve);
+  } else {
+    to = cache.make_rows(layer, total, reserve);
+  }
   const int64_t at_once = std::max<int64_t>(1, kMessageBytes / (2 * most * row_bytes));
   for (int64_t first = 0; first < widest; first += at_once) {
     const auto part = [&](int rank) {

@@ -27,8 +27,9 @@ struct KeptLayer {
 /// these heads in the order of their positions, with room for `reserve` more.
 /// CPU ranks: one all-gather of the counts, and one pairwise exchange per other rank.
 /// GPU ranks: in stream order, without a wait. One pairwise exchange per other rank (and per run of heads, where rows
-/// are many), of reshard_message_bytes(): as many rows as the sender may have kept. Precondition there: rows->all, or
-/// rows->in_group is known.
+/// are many), of reshard_message_bytes(): as many rows as the sender may have kept. Where heads have counts of their
+/// own (rows->most_in_group), one all-gather of the counts before. Precondition there: rows->all, rows->in_group is
+/// known, or rows->most_in_group and rows->together.
 void reshard_by_head(Context& ctx, Communicator& sequence, const KeptLayer& kept, const std::vector<Range>& share,
                      KvCache& cache, int64_t layer, int64_t reserve);
 
@@ -49,7 +50,7 @@ struct PackedRows {
 };
 
 /// Rows [first_row[h], first_row[h] + total) of `to` become the rows of all parts, in the order of their positions, for
-/// the `heads` heads from to.first_row on. Precondition: together the parts have `total` rows of every head.
+/// the `heads` heads from to.first_row on. Precondition: together the parts have at most `total` rows of every head.
 void merge_rows(Context& ctx, const std::vector<PackedRows>& parts, int64_t heads, int64_t total, int64_t row_bytes,
                 const DeviceKvLayer& to);
 }  // namespace gpu

@@ -9,12 +9,17 @@ namespace restkv {
 struct DeviceDecodeBatch::Buffers {
   Buffers(Transformer& model, int64_t batch);
 
+  /// Queries of all members in one layer.
+  Tensor q_of(int64_t layer) const { return q.rows(q.size(0) > positions.size(0) ? layer * batch() : 0, batch()); }
+  int64_t batch() const { return positions.size(0); }
+
   DecodeHeads heads;
   DecodeStream stream;
-  Tensor q, k, v;              // bf16 [batch, Hq_lc d], [batch, Hkv_lc d]
+  Tensor q, k, v;              // bf16 [batch, Hq_lc d], [batch, Hkv_lc d]; q of every layer where eviction reads them
   Tensor attended, activated;  // bf16 [batch, Hq_lc d], [batch, I_lc]
   Tensor terms;                // f32 [batch, H] what goes to the stream, where it is summed or normed first
   Tensor partial;              // f32 [batch Hq_lc (d + 1)] attention of this rank's tokens: outputs, log-sum-exps
+  Tensor lse;                  // f32 [layers, batch, Hq_lc] of the step's scores, where eviction reads them
   Tensor logits;               // f32 [batch, vocab]
   Tensor attention_scratch;
   Tensor frequencies;                 // f32 [d/2], or [batch, d/2]
@@ -23,6 +28,7 @@ struct DeviceDecodeBatch::Buffers {
   Tensor steps;                       // i32 [batch] tokens sampled so far
   Tensor parameters;                  // SequenceSampling [batch]
   Tensor caches;                      // DeviceKvLayer [batch, layers]
+  Tensor evictions;                   // DeviceEvictRecord [batch], with eviction while decoding
   std::shared_ptr<void> host_tokens;  // i32 [batch], pinned
 };
 

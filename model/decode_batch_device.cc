@@ -36,7 +36,11 @@ DeviceDecodeBatch::Buffers::Buffers(Transformer& model, int64_t batch) : heads(d
   const Shard& mine = model.plan().decode;
   const int64_t q_width = mine.heads.Hq_lc() * c.d, kv_width = mine.heads.Hkv_lc() * c.d;
   stream = make_decode_stream(ctx, batch, c.hidden);
-  q = ctx.empty(DType::bf16, {batch, q_width});
+  const DecodeEvictor* evictor = model.decode_evictor();
+  const bool keeps_queries = evictor != nullptr && evictor->needs_step_queries();
+  q = ctx.empty(DType::bf16, {keeps_queries ? batch * c.layers : batch, q_width});
+  if (keeps_queries) lse = ctx.empty(DType::f32, {c.layers, batch, mine.heads.Hq_lc()});
+  if (evictor != nullptr) evictions = ctx.empty(DType::u8, {batch * static_cast<int64_t>(sizeof(DeviceEvictRecord))});
   k = ctx.empty(DType::bf16, {batch, kv_width});
   v = ctx.empty(DType::bf16, {batch, kv_width});
   attended = ctx.empty(DType::bf16, {batch, q_width});
@@ -60,6 +64,7 @@ DeviceDecodeBatch::DeviceDecodeBatch(Transformer& model, std::vector<Member> mem
       model_(model),
       ctx_(model.context()),
       groups_(model.decode_groups()),
+      evictor_(model.decode_evictor()),
       steps_(members_.size(), 0) {
   RESTKV_CHECK(size() >= 1 && size() <= kMaxDecodeBatch, "a batch of {} sequences (1 to {})", size(), kMaxDecodeBatch);
   b_ = std::make_shared<Buffers>(model, size());
@@ -100,6 +105,7 @@ void DeviceDecodeBatch::prepare_members() {
   upload(ctx_, b_->prompts, prompts);
   upload(ctx_, b_->parameters, parameters);
   upload(ctx_, b_->caches, caches);
+  upload_evictions();
 }
 
 void DeviceDecodeBatch::fetch_tokens() {
@@ -160,6 +166,7 @@ void DeviceDecodeBatch::after_step() {
     ++s.length;
     ++steps_[i];
   }
+  evict_due();
   fetched_ = false;
 }
 
@@ -219,8 +226,8 @@ std::vector<PhaseTime> DeviceDecodeBatch::timed_step(std::span<const int32_t> to
   clock_ = &clock;
   enqueue_forward();
   enqueue_sampling();
-  clock_ = nullptr;
   after_step();
+  clock_ = nullptr;
   return clock.finish();
 }
 

@@ -47,6 +47,11 @@ class DeviceDecodeBatch final : public DecodeBatch {
   void enqueue_residual(const MatrixView& in, const MatrixView& w, const Tensor& output_norm, const Tensor& norm,
                         const char* phase);
   void enqueue_advance();
+  // Eviction while decoding (decode_batch_evict.cc).
+  DeviceEvictBatch eviction_batch() const;
+  void upload_evictions();
+  void enqueue_watch();
+  void evict_due();
   void enqueue_sampling();
   bool owns_next(const Sequence& sequence) const;
   void start_phase(const char* name) {
@@ -64,6 +69,7 @@ class DeviceDecodeBatch final : public DecodeBatch {
   Transformer& model_;
   Context& ctx_;
   DecodeGroups& groups_;
+  const DecodeEvictor* evictor_;  // null: nothing is evicted while decoding
   std::shared_ptr<Buffers> b_;
   std::map<int64_t, Step> captured_;  // by number of members; without a graph: ran once
   std::vector<uint64_t> steps_;       // tokens sampled per member

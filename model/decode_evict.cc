@@ -40,6 +40,19 @@ int64_t Transformer::window_queries(int64_t L) const {
   return 0;
 }
 
+// Before the first layer is kept.
+void Transformer::prepare_decode_eviction(Sequence& sequence) const {
+  if (decode_evictor_ && decode_evictor_->needs_column_sums() && ctx_.device() == Device::gpu)
+    sequence.cache.keep_sums();
+}
+
+// Rows that each head of a layer has room for beyond those that the prompt leaves.
+int64_t Transformer::reserve_of(int64_t layer, const PrefillState& s) const {
+  // Where rows are spread over ranks, so is the growth: PrefillState::reserve bounds it.
+  if (!decode_evictor_ || (plan_.mode == DecodeMode::sequence && grid_.sequence_size() > 1)) return s.reserve;
+  return std::min(s.reserve, decode_evictor_->most_growth(s.partition.length(), layer, s.evicts));
+}
+
 // What the rules of decoding remember of a layer of the prompt.
 void Transformer::begin_decode_eviction(const PrefillState& s, const int64_t* column_sums, Sequence& sequence) const {
   if (!decode_evictor_) return;
@@ -49,7 +62,7 @@ void Transformer::begin_decode_eviction(const PrefillState& s, const int64_t* co
   decode_evictor_->begin_layer(sequence.eviction, end, s.partition.length(), sequence.cache);
 }
 
-// q [Hq_lc, d] and lse [Hq_lc] are those of the token's attention, over the rows of all ranks.
+// CPU ranks. q [Hq_lc, d] and lse [Hq_lc] are those of the token's attention, over the rows of all ranks.
 void Transformer::evict_decoded(int64_t layer, const float* q, const float* lse, Sequence& sequence) {
   if (!decode_evictor_) return;
   const Tensor& factors = weights_.layers[layer].output_factors;

@@ -26,6 +26,7 @@ void DeviceDecodeBatch::enqueue_forward() {
     groups_.gather_logits(logits);
   }
   if (c.traits.logit_softcap > 0.0) softcap(ctx_, logits, c.traits.logit_softcap);
+  enqueue_watch();
   enqueue_advance();
 }
 
@@ -66,7 +67,7 @@ DecodeQkv DeviceDecodeBatch::enqueue_projection(int64_t layer) {
   projection.frequencies = b_->frequencies.data<float>();
   projection.frequency_stride = c.rope.type == "dynamic" ? d / 2 : 0;
   projection.positions = b_->positions.data<int32_t>();
-  projection.q = MatrixView(b_->q).block(0, n, 0, Hq);
+  projection.q = MatrixView(b_->q_of(layer)).block(0, n, 0, Hq);
   projection.k = MatrixView(b_->k).block(0, n, 0, Hkv);
   projection.v = MatrixView(b_->v).block(0, n, 0, Hkv);
   decode_qkv(ctx_, b_->stream.first(n), c.rms_eps, projection);
@@ -107,6 +108,7 @@ void DeviceDecodeBatch::enqueue_attention(int64_t layer) {
     attention.lse = attention.out_f32 + rows * d;
   } else {
     attention.out = attended;
+    if (!b_->lse.empty()) attention.lse = b_->lse.rows(layer, 1).data<float>();
   }
   start_phase("attention");
   attention_decode_batch(ctx_, attention, b_->heads, b_->attention_scratch);

@@ -26,7 +26,7 @@ Sequence Transformer::prefill(std::span<const int32_t> tokens, const PrefillOpti
 
   ActivityScope doing("prefill");
   Stopwatch whole;
-  check_support(evictor_->evicts(L), L + options.max_new_tokens, needs_prompt_queries(L));
+  check_support(evictor_->evicts(L) || decode_evictor_, L + options.max_new_tokens, needs_prompt_queries(L));
   check_chunk(options);
   PrefillState s(*this, L, options);
   s.reserve = plan_.mode == DecodeMode::tensor
@@ -35,6 +35,7 @@ Sequence Transformer::prefill(std::span<const int32_t> tokens, const PrefillOpti
   if (decode_evictor_) s.reserve = std::min(s.reserve, decode_evictor_->most_rows(L));
   Sequence sequence{
       KvCache(ctx_, config_.layers, cache_heads(plan_.decode.heads), config_.d, activation_), L, L, {}, {}, {}, {}};
+  prepare_decode_eviction(sequence);
   embed_prompt(tokens, s);
   run_layers(s, options, sequence);
   activity().layer = -1;
@@ -216,13 +217,14 @@ void Transformer::keep(int64_t layer, const KeptRows& kept, PrefillState& s, Seq
              s.local_counts.rows(layer * model_heads, model_heads));
   std::vector<int64_t> sources = cache_head_sources(heads);
   if (plan_.mode == DecodeMode::sequence || grid_.sequence_size() == 1) {
-    sequence.cache.store(layer, MatrixView(s.k), MatrixView(s.v), heads.Hkv_lc(), sources, positions, kept, s.reserve);
+    sequence.cache.store(layer, MatrixView(s.k), MatrixView(s.v), heads.Hkv_lc(), sources, positions, kept,
+                         reserve_of(layer, s));
     return;
   }
   int64_t sent = grid_.sequence().stats().bytes_sent;
   const KeptLayer rows{MatrixView(s.k), MatrixView(s.v), heads.Hkv_lc(), config_.d,
                        sources,         positions,       &kept,          &s.partition};
-  reshard_by_head(ctx_, grid_.sequence(), rows, decode_cache_shares(), sequence.cache, layer, s.reserve);
+  reshard_by_head(ctx_, grid_.sequence(), rows, decode_cache_shares(), sequence.cache, layer, reserve_of(layer, s));
   s.report.reshard_bytes += grid_.sequence().stats().bytes_sent - sent;
 }
 

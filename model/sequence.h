@@ -49,10 +49,12 @@ struct Sequence {
   PrefillReport report;
   std::vector<float> logits;             ///< [vocab] after the last processed token, on every rank
   std::vector<PhaseTime> decode_phases;  ///< CPU ranks: of the last decode step
-  DecodeEvictState eviction = {};        ///< CPU ranks: what eviction while decoding remembers
+  DecodeEvictState eviction = {};        ///< what eviction while decoding remembers
 
   /// The same state with a cache of its own.
-  Sequence clone() const { return {cache.clone(), prompt_tokens, length, report, logits, decode_phases, eviction}; }
+  Sequence clone() const {
+    return {cache.clone(), prompt_tokens, length, report, logits, decode_phases, eviction.clone(cache.context())};
+  }
 };
 
 }  // namespace restkv

@@ -85,6 +85,8 @@ class Transformer {
   /// [d/2] inverse frequencies of the rotary embedding (of type dynamic: within the original positions).
   const std::vector<float>& frequencies() const { return frequencies_; }
   const TransformerWeights& weights() const { return weights_; }
+  /// Null where nothing is evicted while decoding.
+  const DecodeEvictor* decode_evictor() const { return decode_evictor_.get(); }
   /// GPU ranks: how they exchange while decoding. The first call is collective over the world.
   DecodeGroups& decode_groups();
 
@@ -141,6 +143,8 @@ class Transformer {
   std::unique_ptr<DecodeEvictor> make_decode_evictor(const CacheConfig& cache) const;
   bool needs_prompt_queries(int64_t L) const;
   int64_t window_queries(int64_t L) const;
+  void prepare_decode_eviction(Sequence& sequence) const;
+  int64_t reserve_of(int64_t layer, const PrefillState& s) const;
   void begin_decode_eviction(const PrefillState& s, const int64_t* column_sums, Sequence& sequence) const;
   void evict_decoded(int64_t layer, const float* q, const float* lse, Sequence& sequence);
 

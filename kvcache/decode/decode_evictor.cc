@@ -51,9 +51,6 @@ void gather_queries(const DecodeLayout& layout, const DecodedToken& token, int64
 
 DecodeEvictor::DecodeEvictor(Context& ctx, DecodeLayout layout, const CacheConfig& config, int64_t layers)
     : ctx_(ctx), layout_(std::move(layout)), config_(config), layers_(layers) {
-  if (ctx.device() == Device::gpu)
-    fail_input("decode.every: found {}, allowed on GPUs: 0 (eviction while decoding is for CPU ranks)",
-               config.decode.every);
   config.validate();
   const PolicyEntry& entry = find_policy(config.policy);
   if (entry.make_decode_rule == nullptr)
@@ -64,13 +61,34 @@ DecodeEvictor::DecodeEvictor(Context& ctx, DecodeLayout layout, const CacheConfi
   const bool per_kv = config.granularity == Granularity::kv_head;
   for (const HeadRange& range : layout_.ranges)
     split_ = split_ || (per_kv && range.q.size() != range.kv.size() * layout_.mine.group());
+  check_layout(entry);
+}
+
+// Refuses layouts in which this version does not bring together what a rule reads.
+void DecodeEvictor::check_layout(const PolicyEntry& entry) const {
+  const bool per_kv = config_.granularity == Granularity::kv_head;
   const HeadRange& held = layout_.resident;
   if (per_kv && held.q.size() != held.kv.size() * layout_.mine.group() &&
       (rule_->reads_window() || rule_->reads_column_sums()))
     fail_input(
         "decode.every: found {}, allowed with policy {} and {} KV heads on more tensor ranks: 0, or cache.granularity: "
         "query_head",
-        config.decode.every, entry.name, layout_.mine.Hkv);
+        config_.decode.every, entry.name, layout_.mine.Hkv);
+  if (ctx_.device() != Device::gpu) return;
+  if (layout_.rows->size() > 1)
+    fail_input(
+        "decode.every: found {}, allowed on GPUs whose decode layout spreads a head's rows over {} ranks (sequence): "
+        "0, "
+        "or the decode layout tensor",
+        config_.decode.every, layout_.rows->size());
+  // A sum over all heads may take any part of a KV head's queries, as long as the kernels know whose they are.
+  const bool one_each = std::all_of(layout_.ranges.begin(), layout_.ranges.end(),
+                                    [](const HeadRange& range) { return range.kv.size() <= 1; });
+  if (split_ && rule_->reads_queries() && !(rule_->kind() == RuleKind::attention && one_each))
+    fail_input(
+        "decode.every: found {}, allowed on GPUs with policy {} and {} KV heads on {} ranks: 0, cache.granularity: "
+        "query_head, or at most as many ranks as KV heads",
+        config_.decode.every, entry.name, layout_.mine.Hkv, layout_.heads->size());
 }
 
 int64_t DecodeEvictor::cache_heads() const {
@@ -93,6 +111,7 @@ int64_t DecodeEvictor::budget_of(int64_t L, int64_t layer) const {
 }
 
 void DecodeEvictor::begin_layer(DecodeEvictState& state, const PromptEnd& end, int64_t L, const KvCache& cache) const {
+  if (ctx_.device() == Device::gpu) return begin_layer_on_gpu(state, end, L, cache);
   const int64_t layer = static_cast<int64_t>(state.layers.size()), d = layout_.mine.d;
   const Range heads = span();
   LayerEvictState& s = state.layers.emplace_back();
@@ -137,9 +156,16 @@ void DecodeEvictor::begin(DecodeEvictState& state, int64_t L, bool evicted,
     Ladder prompt(ladder_shape(config_, layers_, B));
     const LadderCuts cuts = prompt.compact(evicted ? L : 0).of_layer(prompt.shape(), layer);
     if (evicted && config_.decode.target == 0) s.ladder = prompt;
-    for (int64_t p = 0; p < L; ++p)
+    for (int64_t p = 0; p < L && ctx_.device() == Device::cpu; ++p)  // GPU ranks count in rows, not in positions
       if (!evicted || cuts.place(p) >= 0) s.slots.push_back(p);
   }
+  if (ctx_.device() == Device::gpu) upload_limits(state);
+}
+
+DecodeEvictor::Limits DecodeEvictor::limits_of(int64_t budget) const {
+  const DecodeSchedule& schedule = config_.decode;
+  const int64_t target = schedule.target > 0 ? schedule.target : budget;
+  return {schedule.trigger > 0 ? schedule.trigger : std::max(target, budget), target};
 }
 
 void DecodeEvictor::after_token(DecodeEvictState& state, const DecodedToken& token, KvCache& cache) const {
@@ -161,18 +187,12 @@ void DecodeEvictor::after_token(DecodeEvictState& state, const DecodedToken& tok
                 &s.window[static_cast<size_t>(token.position % config_.window * heads.size() * d)]);
   rule_->watch(s, moment);
   if (token.index % config_.decode.every != 0) return;
-  const DecodeSchedule& schedule = config_.decode;
-  const auto target_of = [&](int64_t total, int64_t budget) {
-    const int64_t target = schedule.target > 0 ? schedule.target : budget;
-    const int64_t trigger = schedule.trigger > 0 ? schedule.trigger : std::max(target, budget);
-    return total > trigger ? target : 0;
-  };
   // Heads with one budget for all are evicted at once, on ranks without any as well: rules exchange between heads.
-  const int64_t layer_target = target_of(s.layer_total, s.layer_budget);
+  const int64_t layer_target = limits_of(s.layer_budget).target_of(s.layer_total);
   bool due = layer_target > 0;
   moment.target.assign(s.total.size(), layer_target);
   if (deals_to_heads(config_.allocation)) {
-    for (size_t h = 0; h < s.total.size(); ++h) moment.target[h] = target_of(s.total[h], s.budget[h]);
+    for (size_t h = 0; h < s.total.size(); ++h) moment.target[h] = limits_of(s.budget[h]).target_of(s.total[h]);
     due = std::any_of(moment.target.begin(), moment.target.end(), [](int64_t target) { return target > 0; });
   }
   if (!due) return;
@@ -189,6 +209,15 @@ void DecodeEvictor::after_token(DecodeEvictState& state, const DecodedToken& tok
   }
   s.layer_total = s.ladder ? static_cast<int64_t>(s.slots.size()) : layer_target;
   if (s.ladder) std::fill(s.total.begin(), s.total.end(), s.layer_total);
+}
+
+int64_t DecodeEvictor::most_growth(int64_t L, int64_t layer, bool evicted) const {
+  const int64_t budget = budget_of(L, layer), every = config_.decode.every;
+  // A head's own share is what it has, and what triggers the cut.
+  if (deals_to_heads(config_.allocation) && evicted) return every;
+  // The ladder may leave fewer rows than the budget.
+  const int64_t has = !evicted ? L : config_.policy == "lacache" ? 0 : budget;
+  return std::max<int64_t>(limits_of(budget).trigger - has, 0) + every;
 }
 
 int64_t DecodeEvictor::most_rows(int64_t L) const {

@@ -1,22 +1,36 @@
 // Eviction while tokens are generated: generation of any length stays within a bound. A schedule says when
-// (CacheConfig::decode), the policy which rows (decode_rule.h). CPU ranks, in both decode layouts.
+// (CacheConfig::decode), the policy which rows (decode_rule.h). CPU ranks evict in a layer when its token was attended;
+// GPU ranks in all layers of a batch at once when the step is done, which is the same, since no layer looks at
+// another's rows. On GPUs all rows of a head lie on one rank.
 #pragma once
 
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "kvcache/decode/decode_rule.h"
+#include "kvcache/decode/device_rows.h"
 
 namespace restkv {
 
-/// Of one sequence; a copy goes on by itself. Empty where nothing is evicted while decoding.
+struct PolicyEntry;
+
+/// Of one sequence. Empty where nothing is evicted while decoding.
 struct DecodeEvictState {
   std::vector<LayerEvictState> layers;
+  // GPU ranks: what DeviceEvictRecord points to.
+  Tensor ring;    // bf16 [W, layers, query heads here, d]
+  Tensor limits;  // i32 [layers, cache heads, 2]
+
+  /// A state that goes on by itself.
+  DecodeEvictState clone(Context& ctx) const;
+  DeviceEvictRecord record() const;
 };
 
 /// What the prompt left of one layer, on this rank.
 struct PromptEnd {
   /// [min(W, L), resident query heads * d] rotated queries of the last positions; empty unless needs_window_queries().
+  /// On the rank's device, as column_sums is.
   MatrixView q_window;
   /// i64 [resident query heads, L] column sums over the whole prompt; null unless needs_column_sums().
   const int64_t* column_sums = nullptr;
@@ -30,6 +44,14 @@ struct DecodedToken {
   const float* lse = nullptr;  ///< [Hq_lc] log-sum-exp of their scores over all rows
   double scale = 0.0;
   const float* r = nullptr;  ///< [resident query heads, d, d] output factors; may be null
+};
+
+/// One sequence of a batch, after a step.
+struct DecodedMember {
+  DecodeEvictState* state = nullptr;
+  KvCache* cache = nullptr;
+  int64_t position = 0;  ///< of the step's token
+  int64_t index = 0;     ///< tokens decoded with this one
 };
 
 class DecodeEvictor {
@@ -49,13 +71,42 @@ class DecodeEvictor {
   /// After a token's attention in one layer, its row appended. Collective over the groups of the layout.
   void after_token(DecodeEvictState& state, const DecodedToken& token, KvCache& cache) const;
 
+  // GPU ranks, in the place of after_token(). In stream order, without a wait.
+  /// Whether the queries and log-sum-exps of all layers have to stay until the end of a step: DeviceEvictBatch::q, lse.
+  bool needs_step_queries() const { return rule_->reads_queries(); }
+  /// DeviceEvictBatch of this rank, without its pointers.
+  DeviceEvictBatch device_batch(int64_t slots) const;
+  /// At the end of every step of members [0, count), before positions and lengths are advanced; may be part of a graph.
+  void watch_step(const DeviceEvictBatch& batch, int64_t count) const;
+  /// After a step, positions and lengths advanced on the device, KvCache::advance() called: evicts what is due. Member
+  /// i is in slot i. r [layers]: output factors of the resident query heads, or null pointers. Collective over `heads`
+  /// of the layout.
+  void after_step(const DeviceEvictBatch& batch, std::span<const DecodedMember> members,
+                  std::span<const float* const> r) const;
+
+  /// Rows that a head of a layer can get beyond those that the prompt left it, in a sequence of any length.
+  int64_t most_growth(int64_t L, int64_t layer, bool evicted) const;
   /// Most rows that a head holds over all ranks, in a sequence whose prompt has L tokens.
   int64_t most_rows(int64_t L) const;
 
  private:
+  /// Rows above which a head is cut, and rows that are then left.
+  struct Limits {
+    int64_t trigger, target;
+    int64_t target_of(int64_t total) const { return total > trigger ? target : 0; }  ///< 0: it is not cut
+  };
+  Limits limits_of(int64_t budget) const;
+  void check_layout(const PolicyEntry& entry) const;
   int64_t cache_heads() const;
   Range span() const;
   int64_t budget_of(int64_t L, int64_t layer) const;
+  void begin_layer_on_gpu(DecodeEvictState& state, const PromptEnd& end, int64_t L, const KvCache& cache) const;
+  void upload_limits(DecodeEvictState& state) const;
+  bool is_due(const DecodeEvictState& state) const;
+  void settle(const DecodedMember& member, int64_t ladder_rows) const;
+  void evict_due(const DeviceEvictBatch& batch, std::span<const DecodedMember> members, const DueSlots& due) const;
+  void rescore(const DeviceEvictBatch& batch, const DecodedMember& member, int64_t slot,
+               std::span<const float* const> r) const;
 
   Context& ctx_;
   DecodeLayout layout_;

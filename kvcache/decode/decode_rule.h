@@ -1,5 +1,6 @@
 // What a policy does while tokens are generated: it watches each new token, and says which rows stay. Internal to
-// kvcache/decode and to the policies. CPU ranks.
+// kvcache/decode and to the policies. The calls are for CPU ranks; on GPU ranks the kind of a rule says which kernels
+// do the same (device_evictor.cc).
 #pragma once
 
 #include <memory>
@@ -65,9 +66,20 @@ struct DecodeMoment {
 /// [cache heads] local rows that stay, ascending.
 using RowLists = std::vector<std::vector<int32_t>>;
 
+enum class RuleKind {
+  position,   ///< the first and the last rows
+  ladder,     ///< the steps of a ladder
+  attention,  ///< weights of the last token, summed over all query heads of the layer
+  sums,       ///< running sums of weights
+  key_norm,
+  random,
+  rescoring,  ///< the policy itself, on the last W queries
+};
+
 class DecodeRule {
  public:
   virtual ~DecodeRule() = default;
+  virtual RuleKind kind() const = 0;
   /// Whether watch() and keep() read the queries; then they come to every rank that has the cache head.
   virtual bool reads_queries() const { return false; }
   /// Whether every rank needs the last W queries of each cache head's whole group.

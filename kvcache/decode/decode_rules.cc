@@ -21,6 +21,7 @@ RowLists all_rows(const DecodeMoment& m) {
 // The first `sinks` positions and the most recent ones.
 class PositionRule : public DecodeRule {
  public:
+  RuleKind kind() const override { return RuleKind::position; }
   RowLists keep(LayerEvictState&, const DecodeMoment& m) const override {
     const int64_t sinks = m.config.policy == "streaming_llm" ? m.config.sinks : 0;
     RowLists lists = all_rows(m);
@@ -37,6 +38,7 @@ class PositionRule : public DecodeRule {
 // Every rank goes through the ladder by itself: it knows the positions in all slots.
 class LadderRule : public DecodeRule {
  public:
+  RuleKind kind() const override { return RuleKind::ladder; }
   void watch(LayerEvictState& s, const DecodeMoment& m) const override { s.slots.push_back(m.position); }
 
   RowLists keep(LayerEvictState& s, const DecodeMoment& m) const override {

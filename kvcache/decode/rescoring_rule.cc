@@ -55,6 +55,7 @@ WholeHead gather_head(const DecodeMoment& m, int64_t h) {
 
 class RescoringRule : public DecodeRule {
  public:
+  RuleKind kind() const override { return RuleKind::rescoring; }
   bool reads_queries() const override { return true; }
   bool reads_window() const override { return true; }
 

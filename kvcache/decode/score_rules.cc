@@ -14,32 +14,24 @@ namespace {
 // source may drop the newest token; here the window stays.)
 class TovaRule : public DecodeRule {
  public:
+  RuleKind kind() const override { return RuleKind::attention; }
   bool reads_queries() const override { return true; }
 
   RowLists keep(LayerEvictState&, const DecodeMoment& m) const override {
-    const int64_t Hq = m.layout.mine.Hq, first = m.layout.mine.local.q.begin, mine = m.layout.mine.Hq_lc();
+    const int64_t first = m.layout.mine.local.q.begin, mine = m.layout.mine.Hq_lc();
     // All heads hold the same rows; a rank may have no head.
     int64_t n = m.cache_heads() > 0 ? m.cache.length(m.layer, 0) : 0;
     if (m.layout.heads->size() > 1) m.layout.heads->all_reduce(&n, 1, DType::i64, ReduceOp::max);
-    std::vector<float> own, all(static_cast<size_t>(Hq * n)), weights;
+    // Integers: the same sum whatever rank has which heads.
+    std::vector<int64_t> sums(static_cast<size_t>(n), 0);
+    std::vector<float> weights;
     for (int64_t q = first; q < first + mine; ++q) {
       decode_weights(m, q, cache_head_of(m, q), weights);
-      own.insert(own.end(), weights.begin(), weights.end());
+      for (size_t i = 0; i < weights.size(); ++i) sums[i] += column_sum_of(weights[i]);
     }
-    std::vector<int64_t> counts, displacements;
-    for (const HeadRange& range : m.layout.ranges) {
-      counts.push_back(range.q.size() * n);
-      displacements.push_back(range.q.begin * n);
-    }
-    m.layout.heads->all_gather_v(own.data(), all.data(), counts, displacements, DType::f32);
-    ScoredRows rows;
-    if (m.cache_heads() > 0) rows.position = m.cache.positions(m.layer, 0);
-    for (int64_t i = 0; i < static_cast<int64_t>(rows.position.size()); ++i) {
-      float sum = 0.0f;
-      for (int64_t h = 0; h < Hq; ++h) sum += all[static_cast<size_t>(h * n + i)];
-      rows.score.push_back(order_key(sum));
-    }
+    if (m.layout.heads->size() > 1) m.layout.heads->all_reduce(std::span<int64_t>(sums));
     if (m.cache_heads() == 0) return {};
+    const ScoredRows rows{std::move(sums), m.cache.positions(m.layer, 0)};
     const RowLists one = keep_best(*m.layout.rows, {rows}, {m.target.front()}, m.window_begin());
     return RowLists(static_cast<size_t>(m.cache_heads()), one.front());
   }
@@ -54,6 +46,7 @@ class TovaRule : public DecodeRule {
 // Sums that go on where the prompt's ended.
 class H2oRule : public DecodeRule {
  public:
+  RuleKind kind() const override { return RuleKind::sums; }
   bool reads_queries() const override { return true; }
   bool reads_column_sums() const override { return true; }
 
@@ -79,6 +72,7 @@ class H2oRule : public DecodeRule {
 
 class KeyNormRule : public DecodeRule {
  public:
+  RuleKind kind() const override { return RuleKind::key_norm; }
   RowLists keep(LayerEvictState&, const DecodeMoment& m) const override {
     const KvView view = m.cache.view(m.layer);
     std::vector<ScoredRows> heads;
@@ -97,6 +91,7 @@ class KeyNormRule : public DecodeRule {
 
 class RandomRule : public DecodeRule {
  public:
+  RuleKind kind() const override { return RuleKind::random; }
   RowLists keep(LayerEvictState&, const DecodeMoment& m) const override {
     std::vector<ScoredRows> heads;
     for (int64_t h = 0; h < m.cache_heads(); ++h) {

@@ -112,6 +112,15 @@ SelectResult select_top(Context& ctx, Communicator& group, const SelectRows& inp
   return result;
 }
 
+SelectResult select_top(Context& ctx, Communicator& group, const SelectRows& input, const Tensor& k, int64_t most) {
+  RESTKV_CHECK(k.numel() == input.rows, "{} counts for {} rows", k.numel(), input.rows);
+  const auto* counts = k.data<uint32_t>();
+  if (ctx.device() == Device::cpu)
+    return select_top(ctx, group, input, std::vector<int64_t>(counts, counts + input.rows));
+  check_rows(input);
+  return select_top_gpu(ctx, group, input, counts, most, nullptr);
+}
+
 SelectResult select_top_beside(Context& ctx, Communicator& group, const SelectRows& input, int64_t k, int64_t* sums,
                                const ReadValues& read) {
   RESTKV_CHECK(ctx.device() == Device::gpu, "select_top_beside is for GPUs");

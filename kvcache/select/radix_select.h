@@ -72,6 +72,9 @@ SelectResult select_top(Context& ctx, Communicator& group, const SelectRows& inp
 /// The same with one count per row.
 SelectResult select_top(Context& ctx, Communicator& group, const SelectRows& input, const std::vector<int64_t>& k);
 
+/// The same with the counts on the context's device, u32 [rows]; none on any rank of the group is above `most`.
+SelectResult select_top(Context& ctx, Communicator& group, const SelectRows& input, const Tensor& k, int64_t most);
+
 namespace gpu {
 struct RowState;  // gpu/row_state.h
 }

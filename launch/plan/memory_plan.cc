@@ -73,8 +73,15 @@ int64_t cache_bytes(const PlanInput& input, const ShardPlan& shard, int64_t L_lc
     if (decode.every > 0) reserve = std::min(reserve, std::max({kept, decode.trigger, decode.target}) + decode.every);
     rows += kept + reserve;
   }
-  const int64_t row_bytes = 2 * input.model.d * device_sizes(input.device).kv + static_cast<int64_t>(sizeof(int32_t));
-  return input.batch * cache_heads * rows * row_bytes;
+  int64_t row_bytes = 2 * input.model.d * device_sizes(input.device).kv + static_cast<int64_t>(sizeof(int32_t));
+  // What eviction while decoding remembers on a GPU: a sum per row, or the last queries.
+  const CacheConfig& cache = input.config.cache;
+  const bool remembers = cache.decode.every > 0 && input.device == Device::gpu;
+  if (remembers && cache.policy == "h2o") row_bytes += static_cast<int64_t>(sizeof(int64_t));
+  int64_t queries = 0;
+  if (remembers && (cache.policy == "restkv" || cache.policy == "snapkv"))
+    queries = cache.window * input.model.layers * heads.Hq_lc() * input.model.d * device_sizes(input.device).kv;
+  return input.batch * (cache_heads * rows * row_bytes + queries);
 }
 
 }  // namespace

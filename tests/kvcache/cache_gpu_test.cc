@@ -156,6 +156,61 @@ TEST_F(CacheGpu, LengthsComeFromTheDevice) {
   EXPECT_EQ(cache.capacity_bytes(), 2 * 2 * (3 + 6) * 4 * 4);
 }
 
+// Heads with counts of their own, a bound on their sum, and sums beside the rows: no room is wasted, growth keeps all.
+TEST_F(CacheGpu, RaggedHeadsFollowEachOther) {
+  const int64_t n = 500, heads = 5, d = 16, row_bytes = d * 2, ld = heads * d;
+  const std::vector<int64_t> source = {0, 1, 2, 3, 4};
+  Tokens t = make_tokens(n, ld * 2);
+  Tensor k = gpu->to_device(t.k.data(), DType::u8, {n * ld * 2}),
+         v = gpu->to_device(t.v.data(), DType::u8, {n * ld * 2});
+  auto view = [&](void* data) { return MatrixView(data, DType::bf16, n, heads * d, ld); };
+  std::vector<std::vector<int32_t>> rows(heads);
+  int64_t together = 0;
+  for (int64_t h = 0; h < heads; ++h) {
+    for (int32_t row = 0; row < (h == 2 ? 0 : 40 + 60 * h); ++row) rows[h].push_back(row + static_cast<int32_t>(h));
+    together += static_cast<int64_t>(rows[h].size());
+  }
+  for (int64_t spare : {0, 100}) {
+    KvCache on_gpu(*gpu, 2, heads, d, DType::bf16), on_cpu(cpu, 2, heads, d, DType::bf16);
+    on_gpu.keep_sums();
+    for (int64_t layer : {0, 1}) {
+      KeptRows kept = KeptRows::from_host(*gpu, rows);
+      kept.known = -1;
+      kept.together = together + spare;
+      on_gpu.store(layer, view(k.raw()), view(v.raw()), heads, source, gpu->to_device(t.wide.data(), DType::i64, {n}),
+                   kept, 3);
+      on_cpu.store(layer, view(t.k.data()), view(t.v.data()), heads, source,
+                   cpu.to_device(t.wide.data(), DType::i64, {n}), KeptRows::from_host(cpu, rows), 3);
+    }
+    on_gpu.refresh_lengths();
+    EXPECT_EQ(on_gpu.capacity_bytes(), 2 * 2 * row_bytes * (together + 3 * heads)) << "with " << spare << " to spare";
+    EXPECT_EQ(on_gpu.bytes(), on_cpu.bytes());
+    std::vector<int64_t> first(heads), sums;
+    for (int64_t i = 0; i < together + 3 * heads; ++i) sums.push_back(i * i);
+    gpu->gpu()->to_device(on_gpu.device_layer(1).sums, sums.data(), static_cast<int64_t>(sums.size()) * 8);
+    gpu->to_host(on_gpu.device_layer(1).first_row, first.data(), heads * 8);
+    for (int64_t layer : {0, 1}) expect_equal(on_gpu, on_cpu, layer, row_bytes);
+    EXPECT_FALSE(on_gpu.ensure_room(3));
+    EXPECT_TRUE(on_gpu.ensure_room(4));
+    const KvCache copy = on_gpu.clone();
+    for (const KvCache* cache : {&std::as_const(on_gpu), &copy}) {
+      for (int64_t layer : {0, 1}) expect_equal(*cache, on_cpu, layer, row_bytes);
+      std::vector<int64_t> now(heads);
+      gpu->to_host(cache->device_layer(1).first_row, now.data(), heads * 8);
+      for (int64_t h = 0; h < heads; ++h) {
+        const int64_t count = on_cpu.length(1, h);
+        const auto moved = fetch<int64_t>(cache->device_layer(1).sums + now[h], count);
+        EXPECT_EQ(moved, std::vector<int64_t>(sums.begin() + first[h], sums.begin() + first[h] + count))
+            << "head " << h;
+      }
+    }
+    on_gpu.advance(4);
+    on_gpu.cut(0, 4, 17);
+    EXPECT_EQ(on_gpu.length(0, 4), 17);
+    EXPECT_THROW(on_gpu.cut(0, 4, 18), RuntimeFailure);
+  }
+}
+
 TEST_F(CacheGpu, TalliesAsTheCpu) {
   std::mt19937 random(8);
   const int64_t n = 5000;

@@ -82,14 +82,12 @@ double tolerance_of(const CaseShape& shape, double usual) {
 TEST_F(EvictionGpu, AgreesWithTheCpu) {
   uint32_t seed = 1;
   for (const auto& [name, shape] : case_shapes())
-    for (const CacheConfig& config : case_configs()) {
-      if (deals_to_heads(config.allocation)) continue;  // CPU ranks alone
+    for (const CacheConfig& config : case_configs())
       compare(random_case(name + ", " + config.policy, shape, config, seed++), DType::f32,
               tolerance_of(shape, kScoresGpuF32));
-    }
   for (const auto& [name, shape] : case_shapes())
     for (const CacheConfig& config : h2o_configs())
-      if (!deals_to_heads(config.allocation) && shape.L <= 700)
+      if (shape.L <= 700)
         compare(random_case(name + ", h2o", shape, config, seed++), DType::f32, tolerance_of(shape, kScoresGpuF32));
   for (const auto& [name, shape] : case_shapes())
     for (const CacheConfig& config : lacache_configs())
@@ -113,7 +111,6 @@ TEST_F(EvictionGpu, AgreesWithTheCpuOnBf16) {
   uint32_t seed = 100;
   for (const auto& [name, shape] : shapes)
     for (const CacheConfig& config : case_configs()) {
-      if (deals_to_heads(config.allocation)) continue;
       if (shape.L > 10000 && (config.mode == ScoreMode::before || config.policy == "random")) continue;
       compare(random_case(name + ", " + config.policy, shape, config, seed++), DType::bf16,
               tolerance_of(shape, kScoresGpuBf16));
@@ -152,8 +149,7 @@ TEST_F(EvictionGpu, H2oAgreesWithTheCpuOnBf16) {
   uint32_t seed = 300;
   for (const auto& [name, shape] : shapes)
     for (const CacheConfig& config : h2o_configs())
-      if (!deals_to_heads(config.allocation))
-        compare(random_case(name + ", h2o", shape, config, seed++), DType::bf16, kScoresGpuBf16);
+      compare(random_case(name + ", h2o", shape, config, seed++), DType::bf16, kScoresGpuBf16);
 }
 
 }  // namespace

@@ -55,8 +55,7 @@ TEST_F(EvictionGroupGpu, SameBitsOnEveryGrid) {
   std::vector<EvictionCase> cases;
   for (const auto& [name, shape] : case_shapes())
     for (const CacheConfig& config : case_configs())
-      if (!deals_to_heads(config.allocation))  // those are for CPU ranks alone
-        cases.push_back(random_case(name + ", " + config.policy, shape, config, seed++));
+      cases.push_back(random_case(name + ", " + config.policy, shape, config, seed++));
   compare(cases, DType::f32);
 }
 
@@ -73,8 +72,7 @@ TEST_F(EvictionGroupGpu, SameBitsOnEveryGridInBf16) {
   std::vector<EvictionCase> cases;
   for (const auto& [name, shape] : shapes)
     for (const CacheConfig& config : case_configs())
-      if (!deals_to_heads(config.allocation))  // those are for CPU ranks alone
-        cases.push_back(random_case(name + ", " + config.policy, shape, config, seed++));
+      cases.push_back(random_case(name + ", " + config.policy, shape, config, seed++));
   compare(cases, DType::bf16);
 }
 

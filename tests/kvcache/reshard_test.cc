@@ -83,11 +83,16 @@ std::vector<uint8_t> rows_in_cache(Context& ctx, const KvCache& cache, int64_t h
   return rows;
 }
 
-void check(LoopbackRank& rank, const Shape& s, DType dtype, const std::vector<Range>& share, bool all, bool wide) {
+enum class Counts { all, equal, ragged };
+
+void check(LoopbackRank& rank, const Shape& s, DType dtype, const std::vector<Range>& share, Counts counts, bool wide) {
   Context& ctx = rank.ctx;
+  const bool all = counts == Counts::all;
   const int me = rank.world->rank(), ranks = rank.world->size();
   const SequencePartition partition(s.L, ranks, s.block_size);
-  const auto kept = choose(s, all, 5);
+  auto kept = choose(s, all, 5);
+  if (counts == Counts::ragged)  // heads with few rows, and with none
+    for (size_t h = 0; h < kept.size(); ++h) kept[h].resize(kept[h].size() * (h % 4) / 3);
   const int64_t L_lc = partition.local_size(me), row_bytes = s.d * size_of(dtype);
   std::vector<uint8_t> k, v;
   std::vector<int64_t> positions;
@@ -112,19 +117,25 @@ void check(LoopbackRank& rank, const Shape& s, DType dtype, const std::vector<Ra
     for (int64_t p : kept[h])
       if (partition.owner(p) == me) rows[h].push_back(static_cast<int32_t>(partition.local_index(me, p)));
   KeptRows mine = all ? KeptRows::everything(L_lc, heads) : KeptRows::from_host(ctx, rows, heads);
-  if (!all) mine.in_group = s.B;
+  int64_t together = 0;
+  for (const auto& head : kept) together += static_cast<int64_t>(head.size());
+  if (counts == Counts::equal) mine.in_group = s.B;
+  if (counts == Counts::ragged) mine.known = -1, mine.most_in_group = s.B, mine.together = together + 3;
   KvCache cache(ctx, 1, share[me].size(), s.d, dtype);
   const int64_t sent = rank.world->stats().bytes_sent;
   reshard_by_head(ctx, *rank.world,
                   {MatrixView(k_there), MatrixView(v_there), s.kv_heads, s.d, s.source_head, where, &mine, &partition},
                   share, cache, 0, 7);
   if (ctx.device() == Device::gpu) {
-    int64_t want = 0;
+    int64_t want = counts == Counts::ragged ? (ranks - 1) * mine.heads() * int64_t{sizeof(int32_t)} : 0;
     for (int r = 0; r < ranks; ++r)
       if (r != me) want += reshard_message_bytes(share[r].size(), std::min(all ? s.L : s.B, L_lc), row_bytes);
     EXPECT_EQ(rank.world->stats().bytes_sent - sent, want);
   }
+  cache.refresh_lengths();
+  int64_t held = 0;
   for (int64_t h = 0; h < share[me].size(); ++h) {
+    held += static_cast<int64_t>(kept[static_cast<size_t>(share[me].begin + h)].size()) + 7;
     const int64_t head = share[me].begin + h, column = s.source_head[static_cast<size_t>(head)];
     const auto& expected = kept[static_cast<size_t>(head)];
     ASSERT_EQ(cache.positions(0, h), expected) << "rank " << me << ", head " << head;
@@ -138,8 +149,7 @@ void check(LoopbackRank& rank, const Shape& s, DType dtype, const std::vector<Ra
           << "rank " << me << ", head " << head << (value ? ", values" : ", keys");
     }
   }
-  EXPECT_EQ(cache.capacity_bytes(),
-            share[me].size() * 2 * row_bytes * (static_cast<int64_t>(kept.empty() ? 0 : kept[0].size()) + 7));
+  EXPECT_EQ(cache.capacity_bytes(), 2 * row_bytes * held);
 }
 
 std::vector<std::vector<Range>> shares(int64_t heads, int ranks) {
@@ -163,11 +173,11 @@ TEST_P(Reshard, MergesTheRowsOfAllRanks) {
     run_loopback(ranks, GetParam(), [&](LoopbackRank& rank) {
       for (const Shape& s : shapes)
         for (const auto& share : shares(static_cast<int64_t>(s.source_head.size()), ranks))
-          for (bool all : {false, true}) {
-            SCOPED_TRACE(
-                fmt::format("L {}, {} ranks, share [{}, {}), all {}", s.L, ranks, share[0].begin, share[0].end, all));
-            check(rank, s, DType::f32, share, all, /*wide=*/true);
-            if (GetParam() == Device::gpu) check(rank, s, DType::bf16, share, all, /*wide=*/false);
+          for (Counts counts : {Counts::all, Counts::equal, Counts::ragged}) {
+            SCOPED_TRACE(fmt::format("L {}, {} ranks, share [{}, {}), counts {}", s.L, ranks, share[0].begin,
+                                     share[0].end, static_cast<int>(counts)));
+            check(rank, s, DType::f32, share, counts, /*wide=*/true);
+            if (GetParam() == Device::gpu) check(rank, s, DType::bf16, share, counts, /*wide=*/false);
           }
     });
 }

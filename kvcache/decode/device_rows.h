@@ -1,0 +1,116 @@
+// The kernels of eviction while decoding: they work on all layers and heads of the sequences of a batch at once,
+// between two steps or at the end of one. A head's rows are in the order of their positions, on one rank. Lengths,
+// positions and pointers are read on the device, so that what belongs to every step can be part of its graph. GPU
+// ranks. Internal to kvcache/decode.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "dist/base/context.h"
+#include "dist/base/gemm.h"
+#include "kvcache/device_kv.h"
+#include "kvcache/ladder.h"
+
+namespace restkv {
+
+/// What is remembered of one sequence, beside its cache. Device memory.
+struct DeviceEvictRecord {
+  void* ring = nullptr;  ///< bf16 [W, layers, heads * group, d] the last W queries, token t at t % W; null: not kept
+  const int32_t* limits = nullptr;  ///< [layers, heads, 2] rows above which a head is cut, and rows that are then left
+};
+
+/// A batch, and what a step has left of it. All pointers are device memory.
+struct DeviceEvictBatch {
+  const DeviceKvLayer* layer = nullptr;       ///< [slots, layers]
+  const DeviceEvictRecord* record = nullptr;  ///< [slots]
+  const int32_t* position = nullptr;          ///< [slots] of the token of the step, until it is advanced
+  const void* q = nullptr;                    ///< bf16 [layers, slots, heads * group, d] rotated queries of the step
+  const float* lse = nullptr;                 ///< [layers, slots, heads * group] log-sum-exp of their scores
+  int64_t slots = 0, layers = 0;
+  int64_t heads = 0;  ///< cache heads of this rank; may be 0
+  int64_t group = 0;  ///< query heads of a cache head
+  int64_t d = 0;      ///< a multiple of 8 up to 256
+  double scale = 0.0;
+};
+
+/// The members of a batch that an eviction is for: their slots, by value.
+struct DueSlots {
+  static constexpr int kMost = 16;
+  int32_t count = 0;
+  int32_t slot[kMost] = {};
+};
+
+/// Which rows are kept first. All but position and ladder keep the last `window` rows in any case.
+enum class RowChoice {
+  position,      ///< the first `sinks` rows and the last ones
+  ladder,        ///< those that a step of the ladder leaves
+  layer_keys,    ///< the largest of `keys` [due, layers, stride], of all heads of a layer alike; ties: the lower row
+  head_keys,     ///< the largest of `keys` [due, layers, heads, stride]
+  sums,          ///< the largest DeviceKvLayer::sums
+  random_draws,  ///< the largest draws of random_scores.h
+};
+
+struct RowCut {
+  RowChoice choice = RowChoice::position;
+  int64_t window = 0, sinks = 0;
+  const int64_t* keys = nullptr;  ///< from 0 up
+  int64_t stride = 0;
+  uint64_t seed = 0;
+  int64_t first_head = 0, heads_per_kv = 1;  ///< cache head h draws for KV head (first_head + h) / heads_per_kv
+  LadderShape ladder;
+  Ladder::Step step[DueSlots::kMost];  ///< of every due member
+};
+
+/// Lists of rows that stay: entry (due member, layer, head) has rows [capacity] ascending, of which counts are in use;
+/// -1: nothing changes.
+struct RowListsView {
+  int32_t* rows = nullptr;
+  int32_t* counts = nullptr;
+  int64_t capacity = 0;
+};
+
+namespace gpu {
+
+/// The step's queries join the rings of members [0, count). Before the positions are advanced.
+void keep_queries(Context& ctx, const DeviceEvictBatch& batch, int64_t count, int64_t window);
+
+/// Adds the weights of the step's queries, exp(q . k * scale - lse) in units of column_sums.h over the group, to the
+/// sums of all rows of members [0, count); the row at `length`, which the step appended, begins with them. Before the
+/// lengths are advanced.
+void add_row_sums(Context& ctx, const DeviceEvictBatch& batch, int64_t count);
+
+/// The same weights summed over all heads here: keys [due, layers, stride], overwritten. After the lengths are
+/// advanced.
+void sum_last_weights(Context& ctx, const DeviceEvictBatch& batch, const DueSlots& due, int64_t* keys, int64_t stride);
+
+/// keys [due, layers, heads, stride] = the order of minus the lengths of the keys. After the lengths are advanced.
+void key_norm_keys(Context& ctx, const DeviceEvictBatch& batch, const DueSlots& due, int64_t* keys, int64_t stride);
+
+/// The rows that stay of every head that is above its limit. No head is left more than lists.capacity rows.
+void cut_rows(Context& ctx, const DeviceEvictBatch& batch, const DueSlots& due, const RowCut& cut,
+              const RowListsView& lists);
+
+/// Drops all other rows in place, with their positions and sums, and sets the lengths. Entry (member, layer, head) of
+/// the lists is of heads [first_head, first_head + heads) and of layers [first_layer, first_layer + layers).
+struct RowMove {
+  int64_t first_layer = 0, layers = 0, first_head = 0, heads = 0;
+};
+void keep_rows(Context& ctx, const DeviceEvictBatch& batch, const DueSlots& due, const RowMove& which,
+               const RowListsView& lists);
+
+/// k, v bf16 [n, heads, d] = rows [0, n) of the heads from `first_head` on of *layer (device memory).
+void gather_rows(Context& ctx, const DeviceKvLayer* layer, int64_t first_head, int64_t heads, int64_t n, int64_t d,
+                 void* k, void* v);
+
+/// After a prompt of L tokens. Columns [first, first + width) of q [rows, any] bf16, of the last positions, go to one
+/// layer of a ring.
+void begin_ring(Context& ctx, const MatrixView& q, int64_t first, int64_t width, int64_t L, int64_t window,
+                int64_t layer, int64_t layers, void* ring);
+/// Sums of a layer's rows: those of the group's query heads in column_sums [heads * group, L] at the row's position.
+void begin_row_sums(Context& ctx, const DeviceKvLayer& layer, int64_t heads, int64_t group, int64_t L,
+                    const int64_t* column_sums);
+
+}  // namespace gpu
+
+}  // namespace restkv

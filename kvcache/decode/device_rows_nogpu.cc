@@ -1,0 +1,23 @@
+// Eviction while decoding on a GPU in a build without CUDA. A context cannot be on a GPU there, so none of these is
+// reached.
+#include "dist/base/error.h"
+#include "kvcache/decode/device_rows.h"
+
+namespace restkv::gpu {
+namespace {
+
+[[noreturn]] void absent() { fail_runtime("eviction while decoding on a GPU: this build has no CUDA backend"); }
+
+}  // namespace
+
+void keep_queries(Context&, const DeviceEvictBatch&, int64_t, int64_t) { absent(); }
+void add_row_sums(Context&, const DeviceEvictBatch&, int64_t) { absent(); }
+void sum_last_weights(Context&, const DeviceEvictBatch&, const DueSlots&, int64_t*, int64_t) { absent(); }
+void key_norm_keys(Context&, const DeviceEvictBatch&, const DueSlots&, int64_t*, int64_t) { absent(); }
+void cut_rows(Context&, const DeviceEvictBatch&, const DueSlots&, const RowCut&, const RowListsView&) { absent(); }
+void keep_rows(Context&, const DeviceEvictBatch&, const DueSlots&, const RowMove&, const RowListsView&) { absent(); }
+void gather_rows(Context&, const DeviceKvLayer*, int64_t, int64_t, int64_t, int64_t, void*, void*) { absent(); }
+void begin_ring(Context&, const MatrixView&, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, void*) { absent(); }
+void begin_row_sums(Context&, const DeviceKvLayer&, int64_t, int64_t, int64_t, const int64_t*) { absent(); }
+
+}  // namespace restkv::gpu
