@@ -8,8 +8,9 @@
 
 namespace restkv {
 
-KvCache::KvCache(Context& ctx, int64_t layers, int64_t heads, int64_t d, DType dtype)
-    : ctx_(&ctx), heads_(heads), d_(d), dtype_(dtype), layers_(static_cast<size_t>(layers)) {
+KvCache::KvCache(Context& ctx, int64_t layers, int64_t heads, int64_t d, DType dtype, bool slots)
+    : ctx_(&ctx), heads_(heads), d_(d), dtype_(dtype), slots_(slots), layers_(static_cast<size_t>(layers)) {
+  if (slots_) totals_ = ctx.zeros(DType::i32, {layers, heads});
   if (on_gpu()) {
     first_rows_ = ctx.empty(DType::i64, {layers, heads});
     lengths_ = ctx.empty(DType::i32, {layers, heads});
@@ -30,6 +31,7 @@ void KvCache::allocate(Layer& layer, const std::vector<int64_t>& capacity) {
   layer.k = ctx_->empty(dtype_, {rows, d_});
   layer.v = ctx_->empty(dtype_, {rows, d_});
   layer.position = ctx_->empty(DType::i32, {rows});
+  if (slots_) layer.slot = ctx_->empty(DType::i32, {rows});
 }
 
 namespace {
@@ -85,7 +87,8 @@ DeviceKvLayer KvCache::make_rows(int64_t layer_index, int64_t length, int64_t re
 
 CacheRows KvCache::rows_of(const Layer& layer) const {
   return {layer.k.raw(),    layer.v.raw(),   layer.position.data<int32_t>(),
-          &layer.first_row, &layer.capacity, d_ * size_of(dtype_)};
+          &layer.first_row, &layer.capacity, d_ * size_of(dtype_),
+          slots_ ? layer.slot.data<int32_t>() : nullptr};
 }
 
 void KvCache::append(int64_t layer_index, const void* k, const void* v, const int64_t* source_head, int64_t position) {
@@ -102,8 +105,30 @@ void KvCache::append(int64_t layer_index, const void* k, const void* v, const in
     std::memcpy(static_cast<char*>(layer.v.raw()) + to * row_bytes, static_cast<const char*>(v) + from,
                 static_cast<size_t>(row_bytes));
     layer.position.data<int32_t>()[to] = static_cast<int32_t>(position);
+    if (slots_) layer.slot.data<int32_t>()[to] = totals_of(layer_index)[h];
   }
 }
+
+void KvCache::count_new_row(int64_t layer_index) {
+  need_cpu(*ctx_, "KvCache::count_new_row");
+  RESTKV_CHECK(slots_, "rows are counted where they carry slots");
+  for (int64_t h = 0; h < heads_; ++h) ++totals_of(layer_index)[h];
+}
+
+int64_t KvCache::next_slot(int64_t layer_index, int64_t head) const {
+  need_cpu(*ctx_, "KvCache::next_slot");
+  return slots_ ? totals_of(layer_index)[head] : length(layer_index, head);
+}
+
+int64_t KvCache::storage_rows(int64_t layer_index) const {
+  return layers_.at(static_cast<size_t>(layer_index)).position.numel();
+}
+
+int32_t* KvCache::slots_of(int64_t layer_index) const {
+  return layers_.at(static_cast<size_t>(layer_index)).slot.data<int32_t>();
+}
+
+int32_t* KvCache::totals_of(int64_t layer_index) const { return totals_.data<int32_t>() + layer_index * heads_; }
 
 void KvCache::retain(int64_t layer_index, int64_t head, const std::vector<int32_t>& rows) {
   need_cpu(*ctx_, "KvCache::retain");
@@ -191,6 +216,7 @@ KvView KvCache::view(int64_t layer_index) const {
   view.head_offset = layer.offset.data();
   view.lengths = layer.length.data();
   if (!layer.position.empty()) view.positions = layer.position.data<int32_t>();
+  if (slots_) view.slots = layer.slot.data<int32_t>();
   return view;
 }
 
@@ -198,7 +224,8 @@ DeviceKvLayer KvCache::device_layer(int64_t layer_index) const {
   RESTKV_CHECK(on_gpu(), "the device side of a CPU cache");
   const Layer& layer = layers_.at(static_cast<size_t>(layer_index));
   return {layer.k.raw(), layer.v.raw(), layer.position.data<int32_t>(),
-          first_rows_.data<int64_t>() + layer_index * heads_, lengths_.data<int32_t>() + layer_index * heads_};
+          first_rows_.data<int64_t>() + layer_index * heads_, lengths_.data<int32_t>() + layer_index * heads_,
+          slots_ ? layer.slot.data<int32_t>() : nullptr, slots_ ? totals_of(layer_index) : nullptr};
 }
 
 int64_t KvCache::length(int64_t layer_index, int64_t head) const {
@@ -216,7 +243,7 @@ std::vector<int64_t> KvCache::positions(int64_t layer_index, int64_t head) const
 }
 
 KvCache KvCache::clone() const {
-  KvCache copy(*ctx_, layers(), heads_, d_, dtype_);
+  KvCache copy(*ctx_, layers(), heads_, d_, dtype_, slots_);
   auto duplicate = [&](const Tensor& from) {
     Tensor to = ctx_->empty(from.dtype(), from.shape());
     ctx_->copy(to.raw(), from.raw(), from.bytes());
@@ -225,6 +252,10 @@ KvCache KvCache::clone() const {
   copy.layers_ = layers_;
   for (Layer& layer : copy.layers_)
     for (Tensor* t : {&layer.k, &layer.v, &layer.position}) *t = duplicate(*t);
+  if (slots_) {
+    for (Layer& layer : copy.layers_) layer.slot = duplicate(layer.slot);
+    copy.totals_ = duplicate(totals_);
+  }
   if (on_gpu()) {
     copy.first_rows_ = duplicate(first_rows_);
     copy.lengths_ = duplicate(lengths_);
@@ -259,6 +290,7 @@ void KvCache::clear() {
     layer.length.assign(static_cast<size_t>(heads_), 0);
     allocate(layer, layer.length);
   }
+  if (slots_) ctx_->fill_zero(totals_.raw(), totals_.bytes());
 }
 
 }  // namespace restkv

@@ -63,6 +63,7 @@ DeviceDecodeBatch::DeviceDecodeBatch(Transformer& model, std::vector<Member> mem
       steps_(members_.size(), 0) {
   RESTKV_CHECK(size() >= 1 && size() <= kMaxDecodeBatch, "a batch of {} sequences (1 to {})", size(), kMaxDecodeBatch);
   b_ = std::make_shared<Buffers>(model, size());
+  allocate_views();
   prepare_members();
   for (int64_t i = 0; i < size(); ++i) {
     const Sequence& s = *members_[static_cast<size_t>(i)].sequence;
@@ -100,6 +101,7 @@ void DeviceDecodeBatch::prepare_members() {
   upload(ctx_, b_->prompts, prompts);
   upload(ctx_, b_->parameters, parameters);
   upload(ctx_, b_->caches, caches);
+  prepare_views();
 }
 
 void DeviceDecodeBatch::fetch_tokens() {
@@ -143,8 +145,7 @@ void DeviceDecodeBatch::before_step(std::span<const int32_t> tokens) {
     Sequence& s = *members_[i].sequence;
     if (tokens[i] < 0 || tokens[i] >= c.vocab)
       fail_input("decode: token {} is outside the vocabulary of {}", tokens[i], c.vocab);
-    if (s.length >= c.max_positions)
-      fail_input("decode: position {} is beyond the model's {} positions", s.length, c.max_positions);
+    model_.check_next(s);
     if (c.traits.sliding_window > 0 && s.report.evicted && s.length >= c.traits.sliding_window)
       fail_input("decode: position {} is beyond the sliding window of {} positions, and the sequence is evicted",
                  s.length, c.traits.sliding_window);

@@ -43,6 +43,10 @@ void Transformer::project_qkv(const LayerWeights& w, const PrefillPart& part, Pr
   });
   if (part.rows == 0) return;
   s.clock.start("rope");
+  if (!s.k_plain.empty()) {
+    const Tensor plain = s.k_plain.rows(part.first, part.rows);
+    ctx_.copy(plain.raw(), s.k.rows(part.first, part.rows).raw(), plain.bytes());
+  }
   const Tensor angles = s.rope.rows(part.first, part.rows);
   apply_rope(ctx_, MatrixView(s.q).block(part.first, part.rows, 0, q_width), config_.d, angles);
   apply_rope(ctx_, MatrixView(s.k).block(part.first, part.rows, 0, kv_width), config_.d, angles);

@@ -80,7 +80,7 @@ class H2oRule : public DecodeRule {
 class KeyNormRule : public DecodeRule {
  public:
   RowLists keep(LayerEvictState&, const DecodeMoment& m) const override {
-    const KvView view = m.cache.view(m.layer);
+    const KvView& view = m.rows;
     std::vector<ScoredRows> heads;
     for (int64_t h = 0; h < m.cache_heads(); ++h) {
       heads.push_back({{}, m.cache.positions(m.layer, h)});

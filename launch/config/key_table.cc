@@ -102,6 +102,12 @@ std::vector<KeySpec> cache_keys() {
                  {"uniform", "pyramid", "ada", "ada_pyramid"}, FIELD(cache.allocation)),
       real_key("cache.ada_floor", "", kResults, "`ada`: part of the budget that every head has for sure.", 0.0, 1.0,
                FIELD(cache.ada_floor)),
+      choice_key("cache.positions", kResults,
+                 "What keys and queries are rotated with while decoding. `original`: their positions in the text. "
+                 "`cache`: slots in the cache, a key's place among the kept tokens of its head and the new token's "
+                 "behind them; keys are cached before their rotation and turned anew in every step. `auto`: as in the "
+                 "policy's source, `cache` for `streaming_llm` and `lacache`.",
+                 {"auto", "original", "cache"}, FIELD(cache.positions)),
   };
 }
 

@@ -33,14 +33,14 @@ class Writer {
         decoder_(*checkpoint.tokenizer),
         filter_(config.generate.stop) {}
 
-  /// Why to stop after `token`, the `count`-th; `at` is the position it would take.
-  Stop take(int32_t token, int64_t count, int64_t at) {
+  /// Why to stop after `token`, the `count`-th; `last`: there is no position left for it.
+  Stop take(int32_t token, int64_t count, bool last) {
     const std::vector<int32_t>& stops = checkpoint_.stop_tokens;
     if (!config_.generate.ignore_eos && std::find(stops.begin(), stops.end(), token) != stops.end()) return Stop::token;
     show(filter_.push(decoder_.push(token)));
     if (filter_.stopped()) return Stop::text;
     if (count >= config_.generate.max_new_tokens) return Stop::count;
-    if (checkpoint_.config.max_positions > 0 && at >= checkpoint_.config.max_positions) return Stop::positions;
+    if (last) return Stop::positions;
     return Stop::none;
   }
 
@@ -72,9 +72,8 @@ PrefillOptions prefill_options(const Checkpoint& checkpoint, const RunConfig& co
   // The last token is never fed back: n new tokens take n - 1 places in the cache.
   auto L = static_cast<int64_t>(request.tokens.size());
   PrefillOptions options;
-  options.max_new_tokens = config.generate.max_new_tokens - 1;
-  if (checkpoint.config.max_positions > 0)
-    options.max_new_tokens = std::min(options.max_new_tokens, checkpoint.config.max_positions - L);
+  options.max_new_tokens =
+      std::min(config.generate.max_new_tokens - 1, decode_room(checkpoint.config, config.cache, L));
   options.progress = hooks.on_prefill;
   return options;
 }
@@ -93,7 +92,7 @@ std::vector<std::array<int32_t, 2>> decide(DecodeBatch& batch, const ProcessGrid
     std::span<const int32_t> tokens = batch.tokens();
     for (size_t i = 0; i < live.size(); ++i) {
       auto count = static_cast<int64_t>(live[i]->result.tokens.size());
-      Stop stop = live[i]->writer->take(tokens[i], count + 1, live[i]->sequence.length);
+      Stop stop = live[i]->writer->take(tokens[i], count + 1, live[i]->sequence.length >= live[i]->sequence.end);
       decisions[i] = {tokens[i], static_cast<int32_t>(stop)};
     }
   }
