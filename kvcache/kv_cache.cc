@@ -86,8 +86,12 @@ DeviceKvLayer KvCache::make_rows(int64_t layer_index, int64_t length, int64_t re
 }
 
 CacheRows KvCache::rows_of(const Layer& layer) const {
-  return {layer.k.raw(),    layer.v.raw(),   layer.position.data<int32_t>(),
-          &layer.first_row, &layer.capacity, d_ * size_of(dtype_),
+  return {layer.k.raw(),
+          layer.v.raw(),
+          layer.position.data<int32_t>(),
+          &layer.first_row,
+          &layer.capacity,
+          d_ * size_of(dtype_),
           slots_ ? layer.slot.data<int32_t>() : nullptr};
 }
 
@@ -223,9 +227,13 @@ KvView KvCache::view(int64_t layer_index) const {
 DeviceKvLayer KvCache::device_layer(int64_t layer_index) const {
   RESTKV_CHECK(on_gpu(), "the device side of a CPU cache");
   const Layer& layer = layers_.at(static_cast<size_t>(layer_index));
-  return {layer.k.raw(), layer.v.raw(), layer.position.data<int32_t>(),
-          first_rows_.data<int64_t>() + layer_index * heads_, lengths_.data<int32_t>() + layer_index * heads_,
-          slots_ ? layer.slot.data<int32_t>() : nullptr, slots_ ? totals_of(layer_index) : nullptr};
+  return {layer.k.raw(),
+          layer.v.raw(),
+          layer.position.data<int32_t>(),
+          first_rows_.data<int64_t>() + layer_index * heads_,
+          lengths_.data<int32_t>() + layer_index * heads_,
+          slots_ ? layer.slot.data<int32_t>() : nullptr,
+          slots_ ? totals_of(layer_index) : nullptr};
 }
 
 int64_t KvCache::length(int64_t layer_index, int64_t head) const {

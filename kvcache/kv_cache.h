@@ -82,7 +82,7 @@ class KvCache {
 
   void clear();
 
-   /// For slots.h: where slots and totals of a layer lie (on the rank's device).
+  /// For slots.h: where slots and totals of a layer lie (on the rank's device).
   int32_t* slots_of(int64_t layer) const;
   int32_t* totals_of(int64_t layer) const;
 

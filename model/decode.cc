@@ -108,8 +108,8 @@ void Transformer::decode_attention(int64_t layer, Sequence& sequence, DecodeBuff
 
   std::vector<int64_t> head(static_cast<size_t>(Hq));
   for (int64_t i = 0; i < Hq; ++i) head[i] = cache_config_.granularity == Granularity::query_head ? i : mine.kv_of(i);
-  const KvView kv = cache_config_.re_indexes() ? rotate_by_slots(layer, sequence, head, slot, b)
-                                               : sequence.cache.view(layer);
+  const KvView kv =
+      cache_config_.re_indexes() ? rotate_by_slots(layer, sequence, head, slot, b) : sequence.cache.view(layer);
   float* lse = b.attended.data() + Hq * d;
   DecodeAttention args{b.q.data(), head.data(), Hq, config_.attention_scale(), b.attended.data(), lse};
   args.softcap = config_.traits.attention_softcap;

@@ -1,6 +1,6 @@
 // Positions in the cache (kvcache/slots.h), in the batch on a GPU: before a layer's attention one launch appends the
-// new rows, turns the layer's keys by their slots into scratch, and the queries by the new token's. Attention then reads
-// records whose keys are the scratch.
+// new rows, turns the layer's keys by their slots into scratch, and the queries by the new token's. Attention then
+// reads records whose keys are the scratch.
 #include <algorithm>
 
 #include "dist/base/error.h"

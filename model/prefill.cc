@@ -37,7 +37,13 @@ Sequence Transformer::prefill(std::span<const int32_t> tokens, const PrefillOpti
   if (decode_evictor_) s.reserve = std::min(s.reserve, decode_evictor_->most_rows(L));
   Sequence sequence{
       KvCache(ctx_, config_.layers, cache_heads(plan_.decode.heads), config_.d, activation_, numbers_slots()),
-      L, L, {}, {}, {}, {}, L + room};
+      L,
+      L,
+      {},
+      {},
+      {},
+      {},
+      L + room};
   s.clock.start("embed");
   std::vector<int32_t> local_tokens;
   for (int64_t position : s.positions) local_tokens.push_back(tokens[position]);
@@ -200,7 +206,7 @@ void Transformer::keep(int64_t layer, const KeptRows& kept, PrefillState& s, Seq
   }
   int64_t sent = grid_.sequence().stats().bytes_sent;
   const KeptLayer rows{MatrixView(k), MatrixView(s.v), heads.Hkv_lc(), config_.d,
-                       sources,         positions,       &kept,          &s.partition};
+                       sources,       positions,       &kept,          &s.partition};
   reshard_by_head(ctx_, grid_.sequence(), rows, decode_cache_shares(), sequence.cache, layer, s.reserve);
   s.report.reshard_bytes += grid_.sequence().stats().bytes_sent - sent;
 }

@@ -55,7 +55,9 @@ struct Sequence {
   int64_t end = std::numeric_limits<int64_t>::max();
 
   /// The same state with a cache of its own.
-  Sequence clone() const { return {cache.clone(), prompt_tokens, length, report, logits, decode_phases, eviction, end}; }
+  Sequence clone() const {
+    return {cache.clone(), prompt_tokens, length, report, logits, decode_phases, eviction, end};
+  }
 };
 
 }  // namespace restkv

@@ -172,7 +172,7 @@ class Transformer {
   std::unique_ptr<Evictor> evictor_;
   std::unique_ptr<Communicator> self_ = make_self_communicator("rows");
   std::unique_ptr<DecodeEvictor> decode_evictor_;  // null: nothing is evicted while decoding
-  Tensor slot_table_;  // CPU ranks: rotations of slots 0, 1, ... as far as they were needed
+  Tensor slot_table_;                              // CPU ranks: rotations of slots 0, 1, ... as far as they were needed
   TransformerWeights weights_;
   bool peer_memory_;
   std::unique_ptr<DecodeGroups> decode_groups_;

@@ -51,8 +51,8 @@ struct DecodeMoment {
   double scale = 0.0;
   const float* r = nullptr;  ///< [resident query heads, d, d] output factors; may be null
   const KvCache& cache;
-  std::vector<int64_t> target;  ///< [cache heads] rows to keep; 0: all of them
-  KvView rows = {};             ///< the cache's rows here, with the keys that the token attended
+  std::vector<int64_t> target;       ///< [cache heads] rows to keep; 0: all of them
+  KvView rows = {};                  ///< the cache's rows here, with the keys that the token attended
   const float* rotations = nullptr;  ///< as in DecodedToken
 
   int64_t cache_heads() const { return cache.heads(); }

@@ -78,8 +78,9 @@ int64_t slots_sent_bytes(const PlanInput& input) {
   for (int rank = 0; rank < n; ++rank) most = std::max(most, std::min(input.kept(), partition.local_size(rank)));
   for (int tensor = 0; tensor < input.tensor_size(); ++tensor) {
     const int64_t heads = decode_rows(input, shard_of(input, tensor), 1);
-    const int64_t all = input.device == Device::gpu ? n * slot_message_bytes(heads, most)
-                                                    : heads * (n + input.kept()) * static_cast<int64_t>(sizeof(int64_t));
+    const int64_t all = input.device == Device::gpu
+                            ? n * slot_message_bytes(heads, most)
+                            : heads * (n + input.kept()) * static_cast<int64_t>(sizeof(int64_t));
     sent += collective::sent_by_all_gather(n, all);
   }
   return sent;

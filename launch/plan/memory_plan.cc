@@ -73,7 +73,8 @@ int64_t cache_bytes(const PlanInput& input, const ShardPlan& shard, int64_t L_lc
     rows += kept + reserve;
   }
   const auto index = static_cast<int64_t>(sizeof(int32_t));
-  const bool slots = input.config.cache.re_indexes() && input.decode == DecodeMode::sequence && input.sequence_size() > 1;
+  const bool slots =
+      input.config.cache.re_indexes() && input.decode == DecodeMode::sequence && input.sequence_size() > 1;
   const int64_t row_bytes = 2 * input.model.d * device_sizes(input.device).kv + index + (slots ? index : 0);
   return input.batch * cache_heads * rows * row_bytes;
 }

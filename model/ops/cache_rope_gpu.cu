@@ -67,9 +67,7 @@ __global__ void __launch_bounds__(kThreads) rotate_kernel(const __grid_constant_
       store8(k + row * p.d + 8 * i, load8(from + 8 * i));
       store8(k + row * p.d + 8 * i + p.d / 2, load8(from + 8 * i + p.d / 2));
     }
-    const int slot = fresh                   ? next
-                     : cache.slot != nullptr ? cache.slot[first_row + row]
-                                             : static_cast<int>(row);
+    const int slot = fresh ? next : cache.slot != nullptr ? cache.slot[first_row + row] : static_cast<int>(row);
     turn(p, from, keys + row * p.d, i, slot);
   }
   if (blockIdx.x != 0) return;
@@ -107,10 +105,10 @@ void rotate_cache_batch(Context& ctx, const BatchCacheRotation& args, const Deco
   // How many rows there are stands on the device alone: enough blocks to fill it, and loops.
   const int64_t pairs = heads.cache_heads() * args.q.rows;
   const int64_t blocks = std::clamp<int64_t>(4 * ctx.gpu()->multiprocessors() / pairs, 1, 64);
-  launch_dependent(
-      rotate_kernel,
-      dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(heads.cache_heads()), static_cast<unsigned>(args.q.rows)),
-      dim3(kThreads), 0, stream_of(ctx), p);
+  launch_dependent(rotate_kernel,
+                   dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(heads.cache_heads()),
+                        static_cast<unsigned>(args.q.rows)),
+                   dim3(kThreads), 0, stream_of(ctx), p);
 }
 
 }  // namespace restkv::gpu

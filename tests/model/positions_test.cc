@@ -1,9 +1,10 @@
 // Positions in the cache: slots over ranks by hand, logits against a model written out token by token, the same text on
 // every layout, and texts longer than the model's positions.
+#include "kvcache/positions.h"
+
 #include <gtest/gtest.h>
 
 #include "dist/base/error.h"
-#include "kvcache/positions.h"
 #include "kvcache/slots.h"
 #include "model/weights/random_source.h"
 #include "tests/model/reference_model.h"
@@ -79,7 +80,7 @@ CacheConfig cache_of(const std::string& policy, int64_t every) {
 }
 
 std::vector<CacheConfig> cases() {
-  std::vector<CacheConfig> all = {cache_of("full", 0),   cache_of("streaming_llm", 0), cache_of("streaming_llm", 1),
+  std::vector<CacheConfig> all = {cache_of("full", 0),    cache_of("streaming_llm", 0), cache_of("streaming_llm", 1),
                                   cache_of("lacache", 2), cache_of("restkv", 0),        cache_of("restkv", 5),
                                   cache_of("h2o", 3)};
   all.push_back(cache_of("snapkv", 3));
@@ -240,8 +241,8 @@ TEST(PositionsInCache, DefaultsFollowTheSources) {
 TEST(PositionsInCache, RoomByHand) {
   CacheConfig cache = cache_of("streaming_llm", 0);
   const CacheShape shape{4, 4};
-  EXPECT_EQ(decode_room(cache, shape, 50, 100), 50);    // not evicted
-  EXPECT_EQ(decode_room(cache, shape, 90, 100), 40);    // 60 rows stay
+  EXPECT_EQ(decode_room(cache, shape, 50, 100), 50);  // not evicted
+  EXPECT_EQ(decode_room(cache, shape, 90, 100), 40);  // 60 rows stay
   EXPECT_EQ(decode_room(cache, shape, 61, 50), 0);
   cache.decode.every = 1;
   EXPECT_EQ(decode_room(cache, shape, 90, 100), 2147483647 - 90);
