@@ -60,7 +60,7 @@ DeviceDecodeBatch::DeviceDecodeBatch(Transformer& model, std::vector<Member> mem
       model_(model),
       ctx_(model.context()),
       groups_(model.decode_groups()),
-      steps_(members_.size(), 0) {
+      steps_(first_steps()) {
   RESTKV_CHECK(size() >= 1 && size() <= kMaxDecodeBatch, "a batch of {} sequences (1 to {})", size(), kMaxDecodeBatch);
   b_ = std::make_shared<Buffers>(model, size());
   allocate_views();

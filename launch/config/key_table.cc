@@ -183,8 +183,17 @@ std::vector<KeySpec> prompt_keys() {
       text_key("prompt.file", kResults, "A file whose whole text is the prompt.", FIELD(prompt.file)),
       text_key("prompt.jsonl", kResults,
                "A file of prompts, one JSON object a line: `prompt` (text) or `messages` (list of `role` and "
-               "`content`), optional `id`.",
+               "`content`), optional `id`; with `prompt` optional `questions` (list of texts), as below.",
                FIELD(prompt.jsonl)),
+      texts_key(
+          "prompt.questions", kResults,
+          "Questions about the text or file: it is read and evicted once, without knowing them, and each question "
+          "goes on from a copy of that cache. One result per question.",
+          FIELD(prompt.questions)),
+      integer_key("prompt.hold_back", "tokens", kResults,
+                  "Last tokens of the prompt (with questions: of the text before them) that are not read with it but "
+                  "fed after the eviction, a decode step each.",
+                  0, kMost, FIELD(prompt.hold_back)),
       choice_key("prompt.chat", kResults,
                  "`auto`: through the model's chat template when it has one. `none`: the text as it stands.",
                  {"auto", "none"}, FIELD(prompt.chat)),

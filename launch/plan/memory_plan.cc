@@ -76,7 +76,7 @@ int64_t cache_bytes(const PlanInput& input, const ShardPlan& shard, int64_t L_lc
   const bool slots =
       input.config.cache.re_indexes() && input.decode == DecodeMode::sequence && input.sequence_size() > 1;
   const int64_t row_bytes = 2 * input.model.d * device_sizes(input.device).kv + index + (slots ? index : 0);
-  return input.batch * cache_heads * rows * row_bytes;
+  return (input.batch + input.held) * cache_heads * rows * row_bytes;
 }
 
 /// Positions in the cache: keys of a layer turned by their slots, while decoding (CPU ranks: of one prompt at a time).
@@ -84,7 +84,8 @@ int64_t rotated_keys_bytes(const PlanInput& input, int64_t cache_bytes) {
   if (!input.config.cache.re_indexes()) return 0;
   // The largest layer's share of the cache's keys; budgets of layers differ by a factor of two at most from the mean.
   const int64_t layers = deals_to_layers(input.config.cache.allocation) ? 2 : 1;
-  return layers * cache_bytes / (2 * input.model.layers) / (input.device == Device::gpu ? 1 : input.batch);
+  const int64_t at_once = input.device == Device::gpu ? input.batch : 1;
+  return layers * cache_bytes * at_once / (input.batch + input.held) / (2 * input.model.layers);
 }
 
 }  // namespace
@@ -107,7 +108,7 @@ int64_t PlanInput::kept_in(int64_t layer) const {
 }
 
 PlanInput make_plan_input(const Checkpoint& checkpoint, const RunConfig& config, DecodeMode decode, int64_t L,
-                          Device device) {
+                          Device device, int64_t fed) {
   PlanInput input;
   input.device = device;
   input.model = checkpoint.config;
@@ -116,7 +117,7 @@ PlanInput make_plan_input(const Checkpoint& checkpoint, const RunConfig& config,
   input.decode = decode;
   if (config.parallel.context == ContextChoice::ring) input.context = ContextPlan::ring;
   input.L = L;
-  input.new_tokens = std::min(config.generate.max_new_tokens - 1, decode_room(input.model, config.cache, L));
+  input.new_tokens = std::min(fed + config.generate.max_new_tokens - 1, decode_room(input.model, config.cache, L));
   // The policy itself says what it reads.
   Context ctx({Device::cpu, 1});
   auto self = make_self_communicator();

@@ -161,5 +161,57 @@ TEST_F(PositionsGpu, GraphsEqualSingleLaunches) {
       }
 }
 
+// Several questions go on from copies of one evicted context: fed together with forced tokens, each comes to the answer
+// that it comes to alone; and what is drawn first is drawn as after a whole prompt.
+TEST_F(PositionsGpu, QuestionsFromCopiesOfOneContext) {
+  constexpr int kAnswer = 10;
+  const SamplingConfig sampling{1.2, 0, 1.0, 11};
+  const std::vector<std::vector<int32_t>> questions = {ranks_prompt(5, 1), ranks_prompt(1, 2), ranks_prompt(12, 3)};
+  for (auto& [layout, grid] : grids)
+    for (DecodeMode mode : {DecodeMode::tensor, DecodeMode::sequence})
+      for (const char* policy : {"restkv", "streaming_llm"}) {
+        SCOPED_TRACE(fmt::format("{}, {}x{}, mode {}", policy, layout.first, layout.second, static_cast<int>(mode)));
+        auto model = make(*ctx, *grid, cache_of(policy, Positions::automatic), mode);
+        PrefillOptions options;
+        options.max_new_tokens = 10;  // the longest question and its answer need more
+        const Sequence context = model->prefill(ranks_prompt(kPrompt), options);
+        std::vector<Sequence> copies;
+        for (size_t i = 0; i < questions.size(); ++i) copies.push_back(context.clone());
+        auto answers = [&](const std::vector<size_t>& members, std::vector<Sequence>& sequences) {
+          std::vector<DecodeBatch::Member> in;
+          std::vector<std::vector<int32_t>> answer(members.size());
+          for (size_t m = 0; m < members.size(); ++m)
+            in.push_back({&sequences[m], sampling, members[m], static_cast<int64_t>(questions[members[m]].size())});
+          DeviceDecodeBatch batch(*model, in);
+          for (size_t step = 0; step < 12 + kAnswer; ++step) {
+            std::vector<int32_t> tokens;
+            for (size_t m = 0; m < members.size(); ++m) {
+              const std::vector<int32_t>& question = questions[members[m]];
+              if (step < question.size()) {
+                tokens.push_back(question[step]);
+                continue;
+              }
+              const int32_t drawn = batch.tokens()[m];
+              if (step == question.size()) {
+                EXPECT_EQ(drawn, sample(batch.logits(static_cast<int64_t>(m)), sampling, members[m], 0))
+                    << "the first draw of question " << members[m];
+              }
+              tokens.push_back(drawn);
+              if (answer[m].size() < kAnswer) answer[m].push_back(drawn);
+            }
+            batch.step(tokens);
+          }
+          return answer;
+        };
+        const std::vector<std::vector<int32_t>> together = answers({0, 1, 2}, copies);
+        for (size_t i = 0; i < questions.size(); ++i) {
+          std::vector<Sequence> alone;
+          alone.push_back(context.clone());
+          EXPECT_EQ(answers({i}, alone)[0], together[i]) << "question " << i;
+        }
+        EXPECT_EQ(context.length, kPrompt);
+      }
+}
+
 }  // namespace
 }  // namespace restkv::testing
