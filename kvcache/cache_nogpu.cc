@@ -5,6 +5,7 @@
 #include "kvcache/kept_rows.h"
 #include "kvcache/output_factors.h"
 #include "kvcache/reshard.h"
+#include "kvcache/slots.h"
 
 namespace restkv::gpu {
 namespace {
@@ -28,6 +29,8 @@ void tally_kept(Context&, int64_t, const KeptRows&, const std::vector<bool>&, co
 }
 void begin_rows(Context&, int64_t, int64_t, int64_t, int64_t*, int32_t*) { absent(); }
 void merge_rows(Context&, const std::vector<PackedRows>&, int64_t, int64_t, int64_t, const DeviceKvLayer&) { absent(); }
+void pack_positions(Context&, const DeviceKvLayer&, int64_t, int64_t, int32_t*) { absent(); }
+void count_slots(Context&, const int32_t*, int, int64_t, int64_t, const DeviceKvLayer&) { absent(); }
 void output_factors(Context&, const MatrixView&, int64_t, int64_t, float*) { absent(); }
 
 }  // namespace restkv::gpu

@@ -37,6 +37,7 @@ void move_rows(const CacheRows& from, const std::vector<int64_t>& length, const 
     copy_rows(from.k, old_row * bytes, to.k, new_row * bytes, length[h] * bytes);
     copy_rows(from.v, old_row * bytes, to.v, new_row * bytes, length[h] * bytes);
     copy_rows(from.position, old_row * 4, to.position, new_row * 4, length[h] * 4);
+    if (from.slot != nullptr) copy_rows(from.slot, old_row * 4, to.slot, new_row * 4, length[h] * 4);
   }
 }
 

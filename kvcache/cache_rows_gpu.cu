@@ -182,6 +182,7 @@ void move_rows(Context& ctx, const CacheRows& from, int64_t length, const CacheR
   copy(from.v, to.v, to.row_bytes);
   copy(from.position, to.position, sizeof(int32_t));
   if (from.sums != nullptr) copy(from.sums, to.sums, sizeof(int64_t));
+  if (from.slot != nullptr) copy(from.slot, to.slot, sizeof(int32_t));
   set_first_rows<<<static_cast<unsigned>((heads + 255) / 256), 256, 0, stream_of(ctx)>>>(heads, capacity_of(to), 0,
                                                                                          first_rows, nullptr);
   RESTKV_KERNEL_CHECK();

@@ -75,6 +75,10 @@ int64_t Budget::resolve(int64_t L) const {
   return static_cast<int64_t>(std::ceil(fraction * static_cast<double>(L) - 1e-9));
 }
 
+bool CacheConfig::re_indexes() const {
+  return positions == Positions::automatic ? find_policy(policy).cache_positions : positions == Positions::cache;
+}
+
 int64_t CacheConfig::least_budget() const {
   const PolicyEntry& entry = find_policy(policy);
   return window + (entry.evicts ? entry.make(*this)->least_past(*this) : 1);

@@ -29,6 +29,13 @@ enum class Allocation { uniform, pyramid, ada, ada_pyramid };
 constexpr bool deals_to_layers(Allocation a) { return a == Allocation::pyramid || a == Allocation::ada_pyramid; }
 constexpr bool deals_to_heads(Allocation a) { return a == Allocation::ada || a == Allocation::ada_pyramid; }
 
+/// Which positions keys and queries are rotated with once the prompt is read (positions.h).
+enum class Positions {
+  automatic,  ///< as in the policy's source (PolicyEntry::cache_positions)
+  original,   ///< those of the text
+  cache,      ///< slots: a key's place among the kept rows of its head, the query's behind the last of them
+};
+
 /// When rows are evicted while tokens are generated.
 struct DecodeSchedule {
   int64_t every = 0;    ///< tokens between two checks; 0: nothing is evicted while decoding
@@ -68,6 +75,10 @@ struct CacheConfig {
   LadderOffsets ladder_offsets = LadderOffsets::rotated;
 
   DecodeSchedule decode;
+  Positions positions = Positions::automatic;
+
+  /// Whether positions are those in the cache: then it holds keys as they are before their rotation.
+  bool re_indexes() const;
 
   /// Throws InputError naming the key, the value found and what is allowed. Checks what does not depend on a prompt.
   void validate() const;

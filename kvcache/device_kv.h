@@ -14,6 +14,10 @@ struct DeviceKvLayer {
   const int64_t* first_row = nullptr;  ///< [heads] where a head's rows begin
   int32_t* length = nullptr;           ///< [heads] rows in use
   int64_t* sums = nullptr;             ///< [sum of capacities] of each row (KvCache::keep_sums()); null: none are kept
+  /// [sum of capacities] the row's place among the rows of all ranks (slots.h), where rows of a head are spread over
+  /// ranks and positions are those in the cache; else null: the place is the row's index.
+  int32_t* slot = nullptr;
+  int32_t* total = nullptr;  ///< [heads] rows of all ranks; null with `slot`
 };
 
 }  // namespace restkv

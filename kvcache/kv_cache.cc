@@ -8,8 +8,9 @@
 
 namespace restkv {
 
-KvCache::KvCache(Context& ctx, int64_t layers, int64_t heads, int64_t d, DType dtype)
-    : ctx_(&ctx), heads_(heads), d_(d), dtype_(dtype), layers_(static_cast<size_t>(layers)) {
+KvCache::KvCache(Context& ctx, int64_t layers, int64_t heads, int64_t d, DType dtype, bool slots)
+    : ctx_(&ctx), heads_(heads), d_(d), dtype_(dtype), slots_(slots), layers_(static_cast<size_t>(layers)) {
+  if (slots_) totals_ = ctx.zeros(DType::i32, {layers, heads});
   if (on_gpu()) {
     first_rows_ = ctx.empty(DType::i64, {layers, heads});
     lengths_ = ctx.empty(DType::i32, {layers, heads});
@@ -40,6 +41,7 @@ void KvCache::allocate_rows(Layer& layer, int64_t rows) {
   layer.k = ctx_->empty(dtype_, {rows, d_});
   layer.v = ctx_->empty(dtype_, {rows, d_});
   layer.position = ctx_->empty(DType::i32, {rows});
+  if (slots_) layer.slot = ctx_->empty(DType::i32, {rows});
   if (sums_) layer.sums = ctx_->empty(DType::i64, {rows});
 }
 
@@ -149,7 +151,8 @@ CacheRows KvCache::rows_of(const Layer& layer) const {
           &layer.first_row,
           &layer.capacity,
           d_ * size_of(dtype_),
-          layer.sums.empty() ? nullptr : layer.sums.data<int64_t>()};
+          layer.sums.empty() ? nullptr : layer.sums.data<int64_t>(),
+          slots_ ? layer.slot.data<int32_t>() : nullptr};
 }
 
 void KvCache::append(int64_t layer_index, const void* k, const void* v, const int64_t* source_head, int64_t position) {
@@ -166,8 +169,30 @@ void KvCache::append(int64_t layer_index, const void* k, const void* v, const in
     std::memcpy(static_cast<char*>(layer.v.raw()) + to * row_bytes, static_cast<const char*>(v) + from,
                 static_cast<size_t>(row_bytes));
     layer.position.data<int32_t>()[to] = static_cast<int32_t>(position);
+    if (slots_) layer.slot.data<int32_t>()[to] = totals_of(layer_index)[h];
   }
 }
+
+void KvCache::count_new_row(int64_t layer_index) {
+  need_cpu(*ctx_, "KvCache::count_new_row");
+  RESTKV_CHECK(slots_, "rows are counted where they carry slots");
+  for (int64_t h = 0; h < heads_; ++h) ++totals_of(layer_index)[h];
+}
+
+int64_t KvCache::next_slot(int64_t layer_index, int64_t head) const {
+  need_cpu(*ctx_, "KvCache::next_slot");
+  return slots_ ? totals_of(layer_index)[head] : length(layer_index, head);
+}
+
+int64_t KvCache::storage_rows(int64_t layer_index) const {
+  return layers_.at(static_cast<size_t>(layer_index)).position.numel();
+}
+
+int32_t* KvCache::slots_of(int64_t layer_index) const {
+  return layers_.at(static_cast<size_t>(layer_index)).slot.data<int32_t>();
+}
+
+int32_t* KvCache::totals_of(int64_t layer_index) const { return totals_.data<int32_t>() + layer_index * heads_; }
 
 void KvCache::retain(int64_t layer_index, int64_t head, const std::vector<int32_t>& rows) {
   need_cpu(*ctx_, "KvCache::retain");
@@ -270,6 +295,7 @@ KvView KvCache::view(int64_t layer_index) const {
   view.head_offset = layer.offset.data();
   view.lengths = layer.length.data();
   if (!layer.position.empty()) view.positions = layer.position.data<int32_t>();
+  if (slots_) view.slots = layer.slot.data<int32_t>();
   return view;
 }
 
@@ -281,7 +307,9 @@ DeviceKvLayer KvCache::device_layer(int64_t layer_index) const {
           layer.position.data<int32_t>(),
           first_rows_.data<int64_t>() + layer_index * heads_,
           lengths_.data<int32_t>() + layer_index * heads_,
-          layer.sums.empty() ? nullptr : layer.sums.data<int64_t>()};
+          layer.sums.empty() ? nullptr : layer.sums.data<int64_t>(),
+          slots_ ? layer.slot.data<int32_t>() : nullptr,
+          slots_ ? totals_of(layer_index) : nullptr};
 }
 
 int64_t KvCache::length(int64_t layer_index, int64_t head) const {
@@ -299,7 +327,7 @@ std::vector<int64_t> KvCache::positions(int64_t layer_index, int64_t head) const
 }
 
 KvCache KvCache::clone() const {
-  KvCache copy(*ctx_, layers(), heads_, d_, dtype_);
+  KvCache copy(*ctx_, layers(), heads_, d_, dtype_, slots_);
   auto duplicate = [&](const Tensor& from) {
     Tensor to = ctx_->empty(from.dtype(), from.shape());
     ctx_->copy(to.raw(), from.raw(), from.bytes());
@@ -308,8 +336,9 @@ KvCache KvCache::clone() const {
   copy.sums_ = sums_;
   copy.layers_ = layers_;
   for (Layer& layer : copy.layers_)
-    for (Tensor* t : {&layer.k, &layer.v, &layer.position, &layer.sums})
+    for (Tensor* t : {&layer.k, &layer.v, &layer.position, &layer.sums, &layer.slot})
       if (!t->empty()) *t = duplicate(*t);
+  if (slots_) copy.totals_ = duplicate(totals_);
   if (on_gpu()) {
     copy.first_rows_ = duplicate(first_rows_);
     copy.lengths_ = duplicate(lengths_);
@@ -344,6 +373,7 @@ void KvCache::clear() {
     layer.length.assign(static_cast<size_t>(heads_), 0);
     allocate(layer, layer.length);
   }
+  if (slots_) ctx_->fill_zero(totals_.raw(), totals_.bytes());
 }
 
 }  // namespace restkv

@@ -19,8 +19,9 @@ namespace restkv {
 /// sum is bounded (KeptRows::together): these follow each other, and take what they have and the reserve.
 class KvCache {
  public:
-  /// `heads`: cache heads per layer on this rank; d: head size; dtype of k and v (f32 or bf16).
-  KvCache(Context& ctx, int64_t layers, int64_t heads, int64_t d, DType dtype);
+  /// `heads`: cache heads per layer on this rank; d: head size; dtype of k and v (f32 or bf16). With `slots` rows carry
+  /// their place among those of other ranks (slots.h).
+  KvCache(Context& ctx, int64_t layers, int64_t heads, int64_t d, DType dtype, bool slots = false);
   KvCache(KvCache&&) = default;
   KvCache& operator=(KvCache&&) = default;
   KvCache(const KvCache&) = delete;  // two caches must not append to the same rows: clone()
@@ -54,6 +55,9 @@ class KvCache {
   /// Grows the storage when the reserve is used up (amortised).
   void append(int64_t layer, const void* k, const void* v, const int64_t* source_head, int64_t position);
 
+  /// CPU ranks, with slots: every rank counts a new row in all heads, after its owner appended it.
+  void count_new_row(int64_t layer);
+
   /// CPU ranks: drops all rows of a head but `rows` (ascending). The storage stays for what is appended next.
   void retain(int64_t layer, int64_t head, const std::vector<int32_t>& rows);
 
@@ -77,6 +81,12 @@ class KvCache {
   /// Global positions of a head's rows, in storage order; waits for the device.
   std::vector<int64_t> positions(int64_t layer, int64_t head) const;
 
+  bool has_slots() const { return slots_; }
+  /// CPU ranks: rows of a head over all ranks that share its rows, the slot of the next one.
+  int64_t next_slot(int64_t layer, int64_t head) const;
+  /// Rows that a layer's storage has room for, over all heads: those that a view of it may reach.
+  int64_t storage_rows(int64_t layer) const;
+
   int64_t layers() const;
   int64_t heads() const;
   DType dtype() const { return dtype_; }
@@ -86,11 +96,16 @@ class KvCache {
 
   void clear();
 
+  /// For slots.h: where slots and totals of a layer lie (on the rank's device).
+  int32_t* slots_of(int64_t layer) const;
+  int32_t* totals_of(int64_t layer) const;
+
  private:
   struct Layer {
     Tensor k, v;                     // [sum of capacity, d]
     Tensor position;                 // i32 [sum of capacity]
     Tensor sums;                     // i64 [sum of capacity], with keep_sums()
+    Tensor slot;                     // i32 [sum of capacity] with slots, else empty
     std::vector<int64_t> first_row;  // [heads]
     std::vector<int64_t> offset;     // [heads] elements to row 0
     std::vector<int64_t> length;     // [heads] rows in use; the most there can be while it is not known
@@ -112,10 +127,12 @@ class KvCache {
   int64_t heads_;
   int64_t d_;
   DType dtype_;
+  bool slots_;
   bool sums_ = false;
   std::vector<Layer> layers_;
   Tensor first_rows_;  // GPU: i64 [layers, heads], what Layer::first_row says
   Tensor lengths_;     // GPU: i32 [layers, heads]
+  Tensor totals_;      // i32 [layers, heads] rows of all ranks; with slots
 };
 
 }  // namespace restkv

@@ -22,6 +22,8 @@ struct KvView {
   /// Global positions of the rows, where the view is of a cache: row i of head h is at
   /// positions[head_offset[h] / row_stride + i]; else null.
   const int32_t* positions = nullptr;
+  /// In the same place: the row's slot among those of all ranks (slots.h); null: i.
+  const int32_t* slots = nullptr;
 
   template <class T>
   const T* k_head(int64_t head) const {

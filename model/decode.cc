@@ -6,6 +6,7 @@
 #include "dist/base/error.h"
 #include "dist/base/stopwatch.h"
 #include "model/decode_batch_device.h"
+#include "model/decode_buffers.h"
 #include "model/ops/attention_decode.h"
 #include "model/ops/rms_norm.h"
 #include "model/ops/rope.h"
@@ -26,30 +27,10 @@ void project(Context& ctx, const float* x, const MatrixView& w, float* y, const 
 
 }  // namespace
 
-struct Transformer::DecodeBuffers {
-  DecodeBuffers(const ModelConfig& config, const Shard& share)
-      : x(config.hidden),
-        normed(config.hidden),
-        partial(config.hidden),
-        q(share.heads.Hq_lc() * config.d),
-        k(share.heads.Hkv_lc() * config.d),
-        v(share.heads.Hkv_lc() * config.d),
-        attended((config.d + 1) * share.heads.Hq_lc()),
-        gate_up(2 * share.mlp.size()),
-        activated(share.mlp.size()) {}
-
-  std::vector<float> x, normed, partial;  // [H]
-  std::vector<float> q, k, v;             // [Hq_lc d], [Hkv_lc d]
-  std::vector<float> attended;            // [Hq_lc, d] outputs, then [Hq_lc] log-sum-exps
-  std::vector<float> gate_up, activated;  // [2 I_lc], [I_lc]
-  Tensor rope;                            // [1, 2, d/2]
-};
-
 void Transformer::decode_step(Sequence& sequence, int32_t token) {
   if (token < 0 || token >= config_.vocab)
     fail_input("decode: token {} is outside the vocabulary of {}", token, config_.vocab);
-  if (sequence.length >= config_.max_positions)
-    fail_input("decode: position {} is beyond the model's {} positions", sequence.length, config_.max_positions);
+  check_next(sequence);
   check_support(sequence.report.evicted, sequence.length + 1);
   if (ctx_.device() == Device::gpu) {
     DeviceDecodeBatch batch(*this, {{&sequence, {}, 0}});
@@ -110,24 +91,33 @@ void Transformer::decode_attention(int64_t layer, Sequence& sequence, DecodeBuff
   project_heads(q0, Hq * d, b.q.data());
   project_heads(q_rows + kv0, Hkv * d, b.k.data());
   project_heads(q_rows + kv_rows + kv0, Hkv * d, b.v.data());
-  apply_rope(ctx_, MatrixView(b.q.data(), 1, Hq * d), d, b.rope);
-  apply_rope(ctx_, MatrixView(b.k.data(), 1, Hkv * d), d, b.rope);
+  std::vector<int64_t> slot;  // with positions in the cache: of the new token, by cache head
+  if (cache_config_.re_indexes()) {
+    for (int64_t h = 0; h < sequence.cache.heads(); ++h) slot.push_back(sequence.cache.next_slot(layer, h));
+  } else {
+    apply_rope(ctx_, MatrixView(b.q.data(), 1, Hq * d), d, b.rope);
+    apply_rope(ctx_, MatrixView(b.k.data(), 1, Hkv * d), d, b.rope);
+  }
 
   // In sequence mode new tokens go round the ranks, which keeps the shards equally long.
   bool owner = plan_.mode == DecodeMode::tensor ||
                (sequence.length - sequence.prompt_tokens) % grid_.sequence_size() == grid_.sequence_rank();
   if (owner) sequence.cache.append(layer, b.k.data(), b.v.data(), cache_head_sources(mine).data(), sequence.length);
 
+  if (numbers_slots()) sequence.cache.count_new_row(layer);
+
   std::vector<int64_t> head(static_cast<size_t>(Hq));
   for (int64_t i = 0; i < Hq; ++i) head[i] = cache_config_.granularity == Granularity::query_head ? i : mine.kv_of(i);
+  const KvView kv =
+      cache_config_.re_indexes() ? rotate_by_slots(layer, sequence, head, slot, b) : sequence.cache.view(layer);
   float* lse = b.attended.data() + Hq * d;
   DecodeAttention args{b.q.data(), head.data(), Hq, config_.attention_scale(), b.attended.data(), lse};
   args.softcap = config_.traits.attention_softcap;
   if (const int64_t window = config_.window_of(layer); window > 0)
     args.first_position = std::max<int64_t>(0, sequence.length + 1 - window);
-  attention_decode(ctx_, args, sequence.cache.view(layer));
+  attention_decode(ctx_, args, kv);
   if (plan_.mode == DecodeMode::sequence && grid_.sequence_size() > 1) merge_over_sequence(b);
-  evict_decoded(layer, b.q.data(), lse, sequence);
+  evict_decoded(layer, b, lse, kv, sequence);
   project(ctx_, b.attended.data(), MatrixView(w.output).block(0, H, q0, Hq * d), b.partial.data());
 }
 

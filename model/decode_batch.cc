@@ -11,7 +11,7 @@ namespace {
 class HostDecodeBatch final : public DecodeBatch {
  public:
   HostDecodeBatch(Transformer& model, std::vector<Member> members)
-      : DecodeBatch(std::move(members)), model_(model), steps_(members_.size(), 0) {}
+      : DecodeBatch(std::move(members)), model_(model), steps_(first_steps()) {}
 
   std::span<const int32_t> tokens() override {
     if (tokens_.empty())

@@ -19,6 +19,9 @@ class DecodeBatch {
     Sequence* sequence = nullptr;  ///< prefilled; outlives its membership
     SamplingConfig sampling;
     uint64_t request = 0;  ///< keys the draws (sampler.h)
+    /// Tokens that the caller will feed before the first one that counts as drawn: draws do not depend on how much of
+    /// a prompt was read at once.
+    int64_t fed = 0;
   };
 
   virtual ~DecodeBatch() = default;
@@ -42,6 +45,12 @@ class DecodeBatch {
 
  protected:
   explicit DecodeBatch(std::vector<Member> members) : members_(std::move(members)) {}
+  /// Of the draws: so far below 0 (modulo 2^64) as tokens will be fed.
+  std::vector<uint64_t> first_steps() const {
+    std::vector<uint64_t> steps;
+    for (const Member& member : members_) steps.push_back(uint64_t{0} - static_cast<uint64_t>(member.fed));
+    return steps;
+  }
   std::vector<Member> members_;
 };
 

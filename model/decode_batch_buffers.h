@@ -30,6 +30,13 @@ struct DeviceDecodeBatch::Buffers {
   Tensor caches;                      // DeviceKvLayer [batch, layers]
   Tensor evictions;                   // DeviceEvictRecord [batch], with eviction while decoding
   std::shared_ptr<void> host_tokens;  // i32 [batch], pinned
+
+  // Positions in the cache (decode_slots_device.cc); else empty.
+  Tensor no_rotation;        // f32 [d/2] zeros
+  Tensor no_owners;          // i32 [batch] zeros
+  Tensor attended_rows;      // i32 [batch, cache heads] rows that attention reads
+  Tensor views;              // DeviceKvLayer [batch, layers]
+  std::vector<Tensor> keys;  // bf16 [rows of a layer's storage, d] of each member: keys turned by their slots
 };
 
 }  // namespace restkv

@@ -65,9 +65,10 @@ DeviceDecodeBatch::DeviceDecodeBatch(Transformer& model, std::vector<Member> mem
       ctx_(model.context()),
       groups_(model.decode_groups()),
       evictor_(model.decode_evictor()),
-      steps_(members_.size(), 0) {
+      steps_(first_steps()) {
   RESTKV_CHECK(size() >= 1 && size() <= kMaxDecodeBatch, "a batch of {} sequences (1 to {})", size(), kMaxDecodeBatch);
   b_ = std::make_shared<Buffers>(model, size());
+  allocate_views();
   prepare_members();
   for (int64_t i = 0; i < size(); ++i) {
     const Sequence& s = *members_[static_cast<size_t>(i)].sequence;
@@ -106,6 +107,7 @@ void DeviceDecodeBatch::prepare_members() {
   upload(ctx_, b_->parameters, parameters);
   upload(ctx_, b_->caches, caches);
   upload_evictions();
+  prepare_views();
 }
 
 void DeviceDecodeBatch::fetch_tokens() {
@@ -149,8 +151,7 @@ void DeviceDecodeBatch::before_step(std::span<const int32_t> tokens) {
     Sequence& s = *members_[i].sequence;
     if (tokens[i] < 0 || tokens[i] >= c.vocab)
       fail_input("decode: token {} is outside the vocabulary of {}", tokens[i], c.vocab);
-    if (s.length >= c.max_positions)
-      fail_input("decode: position {} is beyond the model's {} positions", s.length, c.max_positions);
+    model_.check_next(s);
     if (owns_next(s)) moved = s.cache.ensure_room(1) || moved;
   }
   if (moved) prepare_members();

@@ -37,6 +37,9 @@ class DeviceDecodeBatch final : public DecodeBatch {
 
   void prepare_members();
   void upload_frequencies();
+  void allocate_views();
+  void prepare_views();
+  void enqueue_slots(int64_t layer, const DecodeQkv& projection, BatchDecodeAttention& attention);
   void before_step(std::span<const int32_t> tokens);
   void after_step();
   void enqueue_forward();

@@ -5,6 +5,7 @@
 
 #include "dist/base/error.h"
 #include "kvcache/statistics/column_sums.h"
+#include "model/decode_buffers.h"
 #include "model/prefill_state.h"
 
 namespace restkv {
@@ -57,17 +58,29 @@ int64_t Transformer::reserve_of(int64_t layer, const PrefillState& s) const {
 void Transformer::begin_decode_eviction(const PrefillState& s, const int64_t* column_sums, Sequence& sequence) const {
   if (!decode_evictor_) return;
   PromptEnd end;
+  std::vector<float> plain;
   if (!s.q_window.empty()) end.q_window = MatrixView(s.q_window);
+  if (!s.q_window.empty() && cache_config_.re_indexes()) {
+    plain = plain_window(s);
+    end.q_window = MatrixView(plain.data(), s.q_window.size(0), s.q_window.size(1));
+  }
   end.column_sums = column_sums;
   decode_evictor_->begin_layer(sequence.eviction, end, s.partition.length(), sequence.cache);
 }
 
-// CPU ranks. q [Hq_lc, d] and lse [Hq_lc] are those of the token's attention, over the rows of all ranks.
-void Transformer::evict_decoded(int64_t layer, const float* q, const float* lse, Sequence& sequence) {
+// CPU ranks. b.q [Hq_lc, d] and lse [Hq_lc] are those of the token's attention, over the rows of all ranks; keys: what
+// it attended here.
+void Transformer::evict_decoded(int64_t layer, const DecodeBuffers& b, const float* lse, const KvView& keys,
+                                Sequence& sequence) {
   if (!decode_evictor_) return;
   const Tensor& factors = weights_.layers[layer].output_factors;
-  DecodedToken token{layer, sequence.length,           sequence.length + 1 - sequence.prompt_tokens,     q,
+  DecodedToken token{layer, sequence.length,           sequence.length + 1 - sequence.prompt_tokens,     b.q.data(),
                      lse,   config_.attention_scale(), factors.empty() ? nullptr : factors.data<float>()};
+  if (cache_config_.re_indexes()) {
+    token.keys = &keys;
+    token.plain_q = b.plain_q.data();
+    token.rotations = slot_table_.data<float>();
+  }
   decode_evictor_->after_token(sequence.eviction, token, sequence.cache);
 }
 

@@ -62,10 +62,14 @@ DecodeQkv DeviceDecodeBatch::enqueue_projection(int64_t layer) {
     projection.k_bias = bias + q_rows + kv0;
     projection.v_bias = bias + q_rows + kv_rows + kv0;
   }
-  projection.rotation_factor = static_cast<float>(c.rope.attention_factor);
   projection.d = d;
-  projection.frequencies = b_->frequencies.data<float>();
-  projection.frequency_stride = c.rope.type == "dynamic" ? d / 2 : 0;
+  if (model_.cache_config().re_indexes()) {  // by enqueue_slots() instead
+    projection.frequencies = b_->no_rotation.data<float>();
+  } else {
+    projection.rotation_factor = static_cast<float>(c.rope.attention_factor);
+    projection.frequencies = b_->frequencies.data<float>();
+    projection.frequency_stride = c.rope.type == "dynamic" ? d / 2 : 0;
+  }
   projection.positions = b_->positions.data<int32_t>();
   projection.q = MatrixView(b_->q_of(layer)).block(0, n, 0, Hq);
   projection.k = MatrixView(b_->k).block(0, n, 0, Hkv);
@@ -111,6 +115,7 @@ void DeviceDecodeBatch::enqueue_attention(int64_t layer) {
     if (!b_->lse.empty()) attention.lse = b_->lse.rows(layer, 1).data<float>();
   }
   start_phase("attention");
+  if (model_.cache_config().re_indexes()) enqueue_slots(layer, projection, attention);
   attention_decode_batch(ctx_, attention, b_->heads, b_->attention_scratch);
   if (groups_.merges()) {
     start_phase("exchange");

@@ -17,9 +17,11 @@ namespace restkv {
 Sequence Transformer::prefill(std::span<const int32_t> tokens, const PrefillOptions& options) {
   int64_t L = static_cast<int64_t>(tokens.size());
   if (L == 0) fail_input("prompt: no tokens; at least one is needed");
-  if (L + options.max_new_tokens > config_.max_positions)
-    fail_input("prompt: {} tokens and {} to generate exceed the model's {} positions", L, options.max_new_tokens,
-               config_.max_positions);
+  const int64_t room = decode_room(config_, cache_config_, L);
+  if (L > config_.max_positions || options.max_new_tokens > room)
+    fail_input("prompt: {} tokens and {} to generate exceed the model's {} positions{}", L, options.max_new_tokens,
+               config_.max_positions,
+               cache_config_.re_indexes() ? fmt::format(" (in the cache {} more have room)", room) : "");
   for (int32_t token : tokens)
     if (token < 0 || token >= config_.vocab)
       fail_input("prompt: token {} is outside the vocabulary of {}", token, config_.vocab);
@@ -34,7 +36,14 @@ Sequence Transformer::prefill(std::span<const int32_t> tokens, const PrefillOpti
                   : (options.max_new_tokens + grid_.sequence_size() - 1) / grid_.sequence_size();
   if (decode_evictor_) s.reserve = std::min(s.reserve, decode_evictor_->most_rows(L));
   Sequence sequence{
-      KvCache(ctx_, config_.layers, cache_heads(plan_.decode.heads), config_.d, activation_), L, L, {}, {}, {}, {}};
+      KvCache(ctx_, config_.layers, cache_heads(plan_.decode.heads), config_.d, activation_, numbers_slots()),
+      L,
+      L,
+      {},
+      {},
+      {},
+      {},
+      L + room};
   prepare_decode_eviction(sequence);
   embed_prompt(tokens, s);
   run_layers(s, options, sequence);
@@ -216,14 +225,17 @@ void Transformer::keep(int64_t layer, const KeptRows& kept, PrefillState& s, Seq
   tally_kept(ctx_, layer, kept, counted, positions, s.local_hash,
              s.local_counts.rows(layer * model_heads, model_heads));
   std::vector<int64_t> sources = cache_head_sources(heads);
+  const Tensor& k = s.k_plain.empty() ? s.k : s.k_plain;
   if (plan_.mode == DecodeMode::sequence || grid_.sequence_size() == 1) {
-    sequence.cache.store(layer, MatrixView(s.k), MatrixView(s.v), heads.Hkv_lc(), sources, positions, kept,
+    sequence.cache.store(layer, MatrixView(k), MatrixView(s.v), heads.Hkv_lc(), sources, positions, kept,
                          reserve_of(layer, s));
+    if (numbers_slots())
+      count_sent(grid_.sequence(), s.report.reshard_bytes, [&] { number_kept(layer, kept, s, sequence); });
     return;
   }
   int64_t sent = grid_.sequence().stats().bytes_sent;
-  const KeptLayer rows{MatrixView(s.k), MatrixView(s.v), heads.Hkv_lc(), config_.d,
-                       sources,         positions,       &kept,          &s.partition};
+  const KeptLayer rows{MatrixView(k), MatrixView(s.v), heads.Hkv_lc(), config_.d,
+                       sources,       positions,       &kept,          &s.partition};
   reshard_by_head(ctx_, grid_.sequence(), rows, decode_cache_shares(), sequence.cache, layer, reserve_of(layer, s));
   s.report.reshard_bytes += grid_.sequence().stats().bytes_sent - sent;
 }

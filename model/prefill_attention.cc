@@ -48,6 +48,10 @@ void Transformer::project_qkv(const LayerWeights& w, const PrefillPart& part, bo
   });
   if (part.rows == 0) return;
   s.clock.start("rope");
+  if (keys && !s.k_plain.empty()) {
+    const Tensor plain = s.k_plain.rows(part.first, part.rows);
+    ctx_.copy(plain.raw(), s.k.rows(part.first, part.rows).raw(), plain.bytes());
+  }
   const Tensor angles = s.rope.rows(part.first - s.origin, part.rows);
   if (queries) apply_rope(ctx_, s.held_rows(s.q, part.first, part.rows), config_.d, angles);
   if (keys) apply_rope(ctx_, MatrixView(s.k).block(part.first, part.rows, 0, kv_width), config_.d, angles);

@@ -38,6 +38,7 @@ Transformer::PrefillState::PrefillState(Transformer& model, int64_t L, const Pre
   kv = ctx.empty(dtype, {2 * L_lc, kv_width});
   k = kv.rows(0, L_lc);
   v = kv.rows(L_lc, L_lc);
+  if (model.cache_config_.re_indexes()) k_plain = ctx.empty(dtype, {L_lc, kv_width});
   normed = ctx.empty(dtype, {slice, config.hidden});
   gate_up = ctx.empty(dtype, {slice, 2 * shard.mlp.size()});
   activated = ctx.empty(dtype, {slice, shard.mlp.size()});

@@ -47,6 +47,7 @@ struct Transformer::PrefillState {
   Tensor column_sums;                 // i64 [Hq_lc, L] of the chunks so far, only where q stays and in chunks
   Tensor kv;                          // [2 L_lc, Hkv_lc d] one message of the ring: k, then v
   Tensor k, v;                        // [L_lc, Hkv_lc d] the two of them
+  Tensor k_plain;                     // the same as k before its rotation, where the cache keeps it (positions.h)
   Tensor normed, gate_up, activated;  // one slice
   std::array<Tensor, 2> terms;        // one slice each, by turns: while one is summed the next is computed
   std::array<PendingSum, 2> sums;     // of the terms

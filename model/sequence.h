@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -50,10 +51,12 @@ struct Sequence {
   std::vector<float> logits;             ///< [vocab] after the last processed token, on every rank
   std::vector<PhaseTime> decode_phases;  ///< CPU ranks: of the last decode step
   DecodeEvictState eviction = {};        ///< what eviction while decoding remembers
+  /// No token is taken once `length` has reached it: the model's positions are used up (decode_room()).
+  int64_t end = std::numeric_limits<int64_t>::max();
 
   /// The same state with a cache of its own.
   Sequence clone() const {
-    return {cache.clone(), prompt_tokens, length, report, logits, decode_phases, eviction.clone(cache.context())};
+    return {cache.clone(), prompt_tokens, length, report, logits, decode_phases, eviction.clone(cache.context()), end};
   }
 };
 

@@ -48,12 +48,14 @@ Transformer::Transformer(Context& ctx, const ProcessGrid& grid, const ModelConfi
     fail_input("a head size of {} on a GPU; supported there: multiples of 16 up to 256", config.d);
   RESTKV_CHECK(sum_dtype_ == DType::f32 || (sum_dtype_ == DType::bf16 && ctx.device() == Device::gpu),
                "sums over the tensor group in {} on {}", name_of(sum_dtype_), name_of(ctx.device()));
+  check_positions(cache);
   weights_ = load_weights(ctx, source, config, plan_.resident, options.weight_dtype, evictor_->needs_output_factors(),
                           progress);
   lay_out_logits(options.decode);
 }
 
 void Transformer::set_cache(const CacheConfig& cache) {
+  check_positions(cache);
   const HeadLayout& heads = plan_.resident.heads;
   auto evictor = std::make_unique<Evictor>(ctx_, grid_.sequence(), grid_.tensor(), heads, cache);
   auto decode_evictor = make_decode_evictor(cache);

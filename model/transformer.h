@@ -12,6 +12,7 @@
 #include "kvcache/config.h"
 #include "kvcache/decode/decode_evictor.h"
 #include "kvcache/evict.h"
+#include "kvcache/positions.h"
 #include "model/sequence.h"
 #include "model/transformer_weights.h"
 
@@ -61,6 +62,9 @@ DType activation_dtype(Device device);
 /// (half the bytes; the terms come from f32 accumulators and go into the f32 residual stream).
 DType prefill_sum_dtype(Device device);
 
+/// Tokens that may be decoded after a prompt of L (decode_room()).
+int64_t decode_room(const ModelConfig& model, const CacheConfig& cache, int64_t L);
+
 /// What embeddings are multiplied by: 1, or sqrt(hidden) rounded to the activations' dtype, as the reference does.
 float embedding_scale(const ModelConfig& config, Device device);
 
@@ -100,12 +104,16 @@ class Transformer {
 
   /// Reads the prompt (the same tokens on every rank), evicts layer by layer, and returns the sequence with the
   /// logits of the last position. Collective over the world. Throws InputError for an empty prompt, a token outside
-  /// the vocabulary, a prompt that with max_new_tokens exceeds the model's positions, or options that are not valid.
+  /// the vocabulary, a prompt that with max_new_tokens exceeds the model's positions (decode_room()), or options that
+  /// are not valid.
   Sequence prefill(std::span<const int32_t> tokens, const PrefillOptions& options = {});
 
   /// Processes one token at position sequence.length and updates sequence.logits. Collective over the world. On GPUs
   /// this is for tests: DecodeBatch (decode_batch.h) decodes without leaving the device.
   void decode_step(Sequence& sequence, int32_t token);
+
+  /// Throws InputError when no token may follow: the model's positions are used up.
+  void check_next(const Sequence& sequence) const;
 
  private:
   struct PrefillState;
@@ -146,7 +154,17 @@ class Transformer {
   void prepare_decode_eviction(Sequence& sequence) const;
   int64_t reserve_of(int64_t layer, const PrefillState& s) const;
   void begin_decode_eviction(const PrefillState& s, const int64_t* column_sums, Sequence& sequence) const;
-  void evict_decoded(int64_t layer, const float* q, const float* lse, Sequence& sequence);
+  void evict_decoded(int64_t layer, const DecodeBuffers& b, const float* lse, const KvView& keys, Sequence& sequence);
+
+  // Positions in the cache (decode_slots.cc).
+  void check_positions(const CacheConfig& cache) const;
+  bool spreads_rows() const { return plan_.mode == DecodeMode::sequence && grid_.sequence_size() > 1; }
+  bool numbers_slots() const { return cache_config_.re_indexes() && spreads_rows(); }
+  const Tensor& slot_table(int64_t slots);
+  void number_kept(int64_t layer, const KeptRows& kept, const PrefillState& s, Sequence& sequence) const;
+  std::vector<float> plain_window(const PrefillState& s) const;
+  KvView rotate_by_slots(int64_t layer, const Sequence& sequence, const std::vector<int64_t>& head,
+                         const std::vector<int64_t>& slot, DecodeBuffers& b);
 
   // Decode.
   void decode_attention(int64_t layer, Sequence& sequence, DecodeBuffers& b);
@@ -177,6 +195,7 @@ class Transformer {
   std::unique_ptr<Evictor> evictor_;
   std::unique_ptr<Communicator> self_ = make_self_communicator("rows");
   std::unique_ptr<DecodeEvictor> decode_evictor_;  // null: nothing is evicted while decoding
+  Tensor slot_table_;                              // CPU ranks: rotations of slots 0, 1, ... as far as they were needed
   TransformerWeights weights_;
   Tensor residual_home_;  // of the longest prompt so far, where it was asked for
   bool peer_memory_;

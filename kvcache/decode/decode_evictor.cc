@@ -6,6 +6,7 @@
 #include "kvcache/allocation.h"
 #include "kvcache/device_dispatch.h"
 #include "kvcache/policies/policy.h"
+#include "kvcache/slots.h"
 
 namespace restkv {
 namespace {
@@ -172,7 +173,7 @@ void DecodeEvictor::after_token(DecodeEvictState& state, const DecodedToken& tok
   LayerEvictState& s = state.layers.at(static_cast<size_t>(token.layer));
   const int64_t d = layout_.mine.d;
   const Range heads = span();
-  std::vector<float> q, lse;
+  std::vector<float> q, lse, plain, ignored;
   DecodeMoment moment{ctx_,    config_,   layout_,     token.layer, token.position, heads,
                       token.q, token.lse, token.scale, token.r,     cache,          {}};
   if (split_ && rule_->reads_queries()) {
@@ -180,10 +181,19 @@ void DecodeEvictor::after_token(DecodeEvictState& state, const DecodedToken& tok
     moment.q = q.data() + heads.begin * d;
     moment.lse = lse.data() + heads.begin;
   }
+  moment.rows = token.keys != nullptr ? *token.keys : cache.view(token.layer);
+  moment.rotations = token.rotations;
   for (int64_t& total : s.total) ++total;
   ++s.layer_total;
+  const float* of_window = token.plain_q != nullptr ? token.plain_q : moment.q;
+  if (split_ && rule_->reads_window() && token.plain_q != nullptr) {
+    DecodedToken unrotated = token;
+    unrotated.q = token.plain_q;
+    gather_queries(layout_, unrotated, d, plain, ignored);
+    of_window = plain.data() + heads.begin * d;
+  }
   if (rule_->reads_window())
-    std::copy_n(moment.q, heads.size() * d,
+    std::copy_n(of_window, heads.size() * d,
                 &s.window[static_cast<size_t>(token.position % config_.window * heads.size() * d)]);
   rule_->watch(s, moment);
   if (token.index % config_.decode.every != 0) return;
@@ -207,6 +217,7 @@ void DecodeEvictor::after_token(DecodeEvictState& state, const DecodedToken& tok
       s.sums[h] = std::move(left);
     }
   }
+  if (cache.has_slots()) number_slots(ctx_, *layout_.rows, cache, token.layer, 0);
   s.layer_total = s.ladder ? static_cast<int64_t>(s.slots.size()) : layer_target;
   if (s.ladder) std::fill(s.total.begin(), s.total.end(), s.layer_total);
 }

@@ -29,8 +29,8 @@ struct DecodeEvictState {
 
 /// What the prompt left of one layer, on this rank.
 struct PromptEnd {
-  /// [min(W, L), resident query heads * d] rotated queries of the last positions; empty unless needs_window_queries().
-  /// On the rank's device, as column_sums is.
+  /// [min(W, L), resident query heads * d] queries of the last positions, rotated unless positions are those in the
+  /// cache; empty unless needs_window_queries(). On the rank's device, as column_sums is.
   MatrixView q_window;
   /// i64 [resident query heads, L] column sums over the whole prompt; null unless needs_column_sums().
   const int64_t* column_sums = nullptr;
@@ -44,6 +44,11 @@ struct DecodedToken {
   const float* lse = nullptr;  ///< [Hq_lc] log-sum-exp of their scores over all rows
   double scale = 0.0;
   const float* r = nullptr;  ///< [resident query heads, d, d] output factors; may be null
+
+  // With positions in the cache (CacheConfig::re_indexes); otherwise null.
+  const KvView* keys = nullptr;      ///< the cache's rows here, keys rotated by their slots as q is
+  const float* plain_q = nullptr;    ///< [Hq_lc, d] q before its rotation
+  const float* rotations = nullptr;  ///< [slots, 2, d/2] cosines and sines of every slot up to the token's
 };
 
 /// One sequence of a batch, after a step.

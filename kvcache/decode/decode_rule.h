@@ -31,7 +31,9 @@ struct LayerEvictState {
   int64_t layer_budget = 0;
   std::vector<int64_t> total;   ///< [cache heads] rows of all ranks of `rows`
   std::vector<int64_t> budget;  ///< [cache heads] that the prompt's eviction gave
-  std::vector<float> window;    ///< [W, span, d] the last W queries, token t at t % W; of rules that read them
+  /// [W, span, d] the last W queries, token t at t % W; of rules that read them. Not rotated where positions are those
+  /// in the cache: slots change.
+  std::vector<float> window;
   std::vector<std::vector<int64_t>> sums;  ///< [cache heads][rows here] running sums (column_sums.h)
   std::vector<int64_t> slots;              ///< positions of all ranks' rows, ascending; of the ladder
   std::optional<Ladder> ladder;
@@ -50,7 +52,9 @@ struct DecodeMoment {
   double scale = 0.0;
   const float* r = nullptr;  ///< [resident query heads, d, d] output factors; may be null
   const KvCache& cache;
-  std::vector<int64_t> target;  ///< [cache heads] rows to keep; 0: all of them
+  std::vector<int64_t> target;       ///< [cache heads] rows to keep; 0: all of them
+  KvView rows = {};                  ///< the cache's rows here, with the keys that the token attended
+  const float* rotations = nullptr;  ///< as in DecodedToken
 
   int64_t cache_heads() const { return cache.heads(); }
   /// Query heads of the model that share cache head h.

@@ -70,7 +70,7 @@ float dot(const float* a, const float* b, int64_t n) {
 }  // namespace
 
 void decode_weights(const DecodeMoment& m, int64_t q, int64_t cache_head, std::vector<float>& weights) {
-  const KvView view = m.cache.view(m.layer);
+  const KvView& view = m.rows;
   const int64_t n = view.lengths[cache_head], d = view.d, padded = (n + kLanes - 1) / kLanes * kLanes;
   const float* k = view.k_head<float>(cache_head);
   weights.assign(static_cast<size_t>(padded), 0.0f);

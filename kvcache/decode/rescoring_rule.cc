@@ -31,7 +31,7 @@ std::vector<float> gather_floats(Communicator& group, const float* mine, const s
 
 WholeHead gather_head(const DecodeMoment& m, int64_t h) {
   Communicator& group = *m.layout.rows;
-  const KvView view = m.cache.view(m.layer);
+  const KvView& view = m.rows;
   const int64_t d = view.d, n = view.lengths[h];
   std::vector<int64_t> rows(static_cast<size_t>(group.size())), offsets(rows.size()),
       mine = m.cache.positions(m.layer, h);
@@ -51,6 +51,18 @@ WholeHead gather_head(const DecodeMoment& m, int64_t h) {
     whole.positions.push_back(positions[i]);
   }
   return whole;
+}
+
+// Turns the heads of a row by the rotation of one position: [2, d/2] cosines, then sines.
+void rotate(float* row, int64_t heads, int64_t d, const float* rotation) {
+  const int64_t half = d / 2;
+  for (int64_t h = 0; h < heads; ++h)
+    for (int64_t i = 0; i < half; ++i) {
+      float &low = row[h * d + i], &high = row[h * d + i + half];
+      const float a = low, b = high, cos = rotation[i], sin = rotation[half + i];
+      low = a * cos - b * sin;
+      high = b * cos + a * sin;
+    }
 }
 
 class RescoringRule : public DecodeRule {
@@ -83,6 +95,9 @@ class RescoringRule : public DecodeRule {
     for (int64_t p = m.window_begin(); p <= m.position; ++p) {
       const float* row = &s.window[static_cast<size_t>((p % W * m.span.size() + queries.begin - m.span.begin) * d)];
       q.insert(q.end(), row, row + group * d);
+      // The window's rows are the last: the token at `position` is in slot n - 1.
+      if (m.rotations != nullptr)
+        rotate(&q[q.size() - static_cast<size_t>(group * d)], group, d, m.rotations + (n - 1 - m.position + p) * d);
     }
     CacheConfig config = m.config;
     config.budget = {m.target[h], 0.0};

@@ -74,7 +74,7 @@ class KeyNormRule : public DecodeRule {
  public:
   RuleKind kind() const override { return RuleKind::key_norm; }
   RowLists keep(LayerEvictState&, const DecodeMoment& m) const override {
-    const KvView view = m.cache.view(m.layer);
+    const KvView& view = m.rows;
     std::vector<ScoredRows> heads;
     for (int64_t h = 0; h < m.cache_heads(); ++h) {
       heads.push_back({{}, m.cache.positions(m.layer, h)});

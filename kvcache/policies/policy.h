@@ -64,6 +64,7 @@ struct PolicyEntry {
   std::vector<Pooling> poolings;  ///< what `pooling` may be; empty: the policy does not pool
   std::unique_ptr<Policy> (*make)(const CacheConfig& config) = nullptr;
   std::unique_ptr<DecodeRule> (*make_decode_rule)() = nullptr;  ///< null: not while decoding
+  bool cache_positions = false;                                 ///< Positions::automatic means those in the cache
 };
 
 /// All policies, in the order in which messages list them.

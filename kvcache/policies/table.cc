@@ -29,16 +29,16 @@ const std::vector<PolicyEntry>& policy_table() {
   using enum Pooling;
   using enum ScoreUnit;
   // name, evicts, needs window queries, needs output factors, unit of its scores, poolings, constructor, rule while
-  // decoding
+  // decoding, positions in the cache
   static const std::vector<PolicyEntry> table = {
       {"restkv", true, true, true, query_head, {adaptive, average, max, none}, make_restkv, make_rescoring_rule},
       {"full", false, false, false, kv_head, {}, nullptr},
       {"random", true, false, false, kv_head, {}, make_random, make_random_rule},
       {"snapkv", true, true, false, query_head, {average, max, none}, make_snapkv, make_rescoring_rule},
       {"sliding_window", true, false, false, layer, {}, make_sliding_window, make_position_rule},
-      {"streaming_llm", true, false, false, layer, {}, make_streaming_llm, make_position_rule},
+      {"streaming_llm", true, false, false, layer, {}, make_streaming_llm, make_position_rule, true},
       {"h2o", true, false, false, query_head, {}, make_h2o, make_h2o_rule},
-      {"lacache", true, false, false, layer, {}, make_lacache, make_ladder_rule},
+      {"lacache", true, false, false, layer, {}, make_lacache, make_ladder_rule, true},
       {"tova", true, true, false, layer_mean, {}, make_tova, make_tova_rule},
       {"key_norm", true, false, false, kv_head, {}, make_key_norm, make_key_norm_rule},
   };

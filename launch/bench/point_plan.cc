@@ -28,7 +28,7 @@ PlanInput point_input(const Checkpoint& checkpoint, const RunConfig& point, cons
 std::string refusal_of(const PlanInput& input, const MemoryPlan& plan, int ranks_sharing, int64_t available) {
   const CacheConfig& cache = input.config.cache;
   int64_t positions = input.model.max_positions, budget = cache.budget.resolve(input.L);
-  if (input.L + input.new_tokens > positions)
+  if (input.L > positions || input.new_tokens > decode_room(input.model, cache, input.L))
     return fmt::format("{} tokens and {} decode steps exceed the model's {} positions", input.L, input.new_tokens,
                        positions);
   if (input.evicts() && budget < cache.least_budget())

@@ -117,6 +117,12 @@ std::vector<KeySpec> cache_keys() {
                  {"uniform", "pyramid", "ada", "ada_pyramid"}, FIELD(cache.allocation)),
       real_key("cache.ada_floor", "", kResults, "`ada`: part of the budget that every head has for sure.", 0.0, 1.0,
                FIELD(cache.ada_floor)),
+      choice_key("cache.positions", kResults,
+                 "What keys and queries are rotated with while decoding. `original`: their positions in the text. "
+                 "`cache`: slots in the cache, a key's place among the kept tokens of its head and the new token's "
+                 "behind them; keys are cached before their rotation and turned anew in every step. `auto`: as in the "
+                 "policy's source, `cache` for `streaming_llm` and `lacache`.",
+                 {"auto", "original", "cache"}, FIELD(cache.positions)),
   };
 }
 
@@ -194,8 +200,17 @@ std::vector<KeySpec> prompt_keys() {
       text_key("prompt.file", kResults, "A file whose whole text is the prompt.", FIELD(prompt.file)),
       text_key("prompt.jsonl", kResults,
                "A file of prompts, one JSON object a line: `prompt` (text) or `messages` (list of `role` and "
-               "`content`), optional `id`.",
+               "`content`), optional `id`; with `prompt` optional `questions` (list of texts), as below.",
                FIELD(prompt.jsonl)),
+      texts_key(
+          "prompt.questions", kResults,
+          "Questions about the text or file: it is read and evicted once, without knowing them, and each question "
+          "goes on from a copy of that cache. One result per question.",
+          FIELD(prompt.questions)),
+      integer_key("prompt.hold_back", "tokens", kResults,
+                  "Last tokens of the prompt (with questions: of the text before them) that are not read with it but "
+                  "fed after the eviction, a decode step each.",
+                  0, kMost, FIELD(prompt.hold_back)),
       choice_key("prompt.chat", kResults,
                  "`auto`: through the model's chat template when it has one. `none`: the text as it stands.",
                  {"auto", "none"}, FIELD(prompt.chat)),

@@ -59,6 +59,12 @@ void check_prompt(const RunConfig& config) {
   if (given != 1)
     fail_input("{}: {} of prompt.text, prompt.file and prompt.jsonl are given (and not empty), expected exactly one",
                config.file, given);
+  if (!p.jsonl.empty() && !p.questions.empty())
+    fail_input("{}: prompt.questions is given with prompt.jsonl; expected \"questions\" in the file's objects",
+               config.file);
+  for (const std::string& question : p.questions)
+    if (question.empty())
+      fail_input("{}: prompt.questions: found an empty text, expected texts of at least one byte", config.file);
   if (p.chat == ChatChoice::none && !p.system.empty())
     fail_input("{}: prompt.system needs a chat template, but prompt.chat is none; expected prompt.chat: auto",
                config.file);

@@ -59,7 +59,9 @@ struct RunConfig {
     std::string jsonl;
     ChatChoice chat = ChatChoice::automatic;
     std::string system;
-    int64_t max_tokens = 0;  ///< 0: no limit
+    int64_t max_tokens = 0;              ///< 0: no limit
+    std::vector<std::string> questions;  ///< of text or file; those of jsonl stand in its objects
+    int64_t hold_back = 0;
   } prompt;
 
   struct Generate {

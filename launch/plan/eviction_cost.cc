@@ -6,6 +6,7 @@
 #include "kvcache/exchange_bytes.h"
 #include "kvcache/policies/policy.h"
 #include "kvcache/select/radix_select.h"
+#include "kvcache/slots.h"
 
 namespace restkv {
 namespace {
@@ -71,6 +72,23 @@ int64_t decision_scratch(const PlanInput& input, const Shard& held, int rank) {
   return std::max(statistics, scores + scored_rows(input, held) * selection_scratch(input.device));
 }
 
+/// The numbering of rows that stay spread over the ranks (kvcache/slots.h), by all ranks.
+int64_t slots_sent_bytes(const PlanInput& input) {
+  const int n = input.sequence_size();
+  if (!input.config.cache.re_indexes() || input.decode != DecodeMode::sequence || n == 1) return 0;
+  const SequencePartition partition(input.L, n);
+  int64_t most = 0, sent = 0;
+  for (int rank = 0; rank < n; ++rank) most = std::max(most, std::min(input.kept(), partition.local_size(rank)));
+  for (int tensor = 0; tensor < input.tensor_size(); ++tensor) {
+    const int64_t heads = decode_rows(input, shard_of(input, tensor), 1);
+    const int64_t all = input.device == Device::gpu
+                            ? n * slot_message_bytes(heads, most)
+                            : heads * (n + input.kept()) * static_cast<int64_t>(sizeof(int64_t));
+    sent += collective::sent_by_all_gather(n, all);
+  }
+  return sent;
+}
+
 }  // namespace
 
 int64_t eviction_scratch_bytes(const PlanInput& input, const ShardPlan& shard, int rank) {
@@ -102,6 +120,7 @@ int64_t eviction_sent_bytes(const PlanInput& input) {
 }
 
 int64_t reshard_sent_bytes(const PlanInput& input) {
+  if (const int64_t slots = slots_sent_bytes(input); slots > 0) return slots;
   if (!reshards(input)) return 0;
   int n = input.sequence_size(), tensor = input.tensor_size();
   bool per_query = input.config.cache.granularity == Granularity::query_head;

@@ -73,15 +73,26 @@ int64_t cache_bytes(const PlanInput& input, const ShardPlan& shard, int64_t L_lc
     if (decode.every > 0) reserve = std::min(reserve, std::max({kept, decode.trigger, decode.target}) + decode.every);
     rows += kept + reserve;
   }
-  int64_t row_bytes = 2 * input.model.d * device_sizes(input.device).kv + static_cast<int64_t>(sizeof(int32_t));
-  // What eviction while decoding remembers on a GPU: a sum per row, or the last queries.
+  const auto index = static_cast<int64_t>(sizeof(int32_t));
   const CacheConfig& cache = input.config.cache;
+  const bool slots = cache.re_indexes() && input.decode == DecodeMode::sequence && input.sequence_size() > 1;
+  int64_t row_bytes = 2 * input.model.d * device_sizes(input.device).kv + index + (slots ? index : 0);
+  // What eviction while decoding remembers on a GPU: a sum per row, or the last queries.
   const bool remembers = cache.decode.every > 0 && input.device == Device::gpu;
   if (remembers && cache.policy == "h2o") row_bytes += static_cast<int64_t>(sizeof(int64_t));
   int64_t queries = 0;
   if (remembers && (cache.policy == "restkv" || cache.policy == "snapkv"))
     queries = cache.window * input.model.layers * heads.Hq_lc() * input.model.d * device_sizes(input.device).kv;
-  return input.batch * (cache_heads * rows * row_bytes + queries);
+  return (input.batch + input.held) * (cache_heads * rows * row_bytes + queries);
+}
+
+/// Positions in the cache: keys of a layer turned by their slots, while decoding (CPU ranks: of one prompt at a time).
+int64_t rotated_keys_bytes(const PlanInput& input, int64_t cache_bytes) {
+  if (!input.config.cache.re_indexes()) return 0;
+  // The largest layer's share of the cache's keys; budgets of layers differ by a factor of two at most from the mean.
+  const int64_t layers = deals_to_layers(input.config.cache.allocation) ? 2 : 1;
+  const int64_t at_once = input.device == Device::gpu ? input.batch : 1;
+  return layers * cache_bytes * at_once / (input.batch + input.held) / (2 * input.model.layers);
 }
 
 }  // namespace
@@ -117,7 +128,7 @@ bool PlanInput::residual_on_host(int rank) const {
 }
 
 PlanInput make_plan_input(const Checkpoint& checkpoint, const RunConfig& config, DecodeMode decode, int64_t L,
-                          Device device) {
+                          Device device, int64_t fed) {
   PlanInput input;
   input.device = device;
   input.model = checkpoint.config;
@@ -126,9 +137,7 @@ PlanInput make_plan_input(const Checkpoint& checkpoint, const RunConfig& config,
   input.decode = decode;
   if (config.parallel.context == ContextChoice::ring) input.context = ContextPlan::ring;
   input.L = L;
-  input.new_tokens = config.generate.max_new_tokens - 1;
-  if (input.model.max_positions > 0)
-    input.new_tokens = std::clamp<int64_t>(input.new_tokens, 0, std::max<int64_t>(0, input.model.max_positions - L));
+  input.new_tokens = std::min(fed + config.generate.max_new_tokens - 1, decode_room(input.model, config.cache, L));
   // The policy itself says what it reads.
   Context ctx({Device::cpu, 1});
   auto self = make_self_communicator();
@@ -158,6 +167,7 @@ MemoryPlan plan_memory(const PlanInput& input, int rank) {
   else if (input.sequence_size() > 1)
     plan.layer_kv += 2 * input.L * kv * size.kv;
   if (input.evicts() && input.window_queries) plan.layer_kv += input.config.cache.window * q * size.activation;
+  if (input.config.cache.re_indexes()) plan.layer_kv += L_lc * kv * size.kv;  // keys before their rotation
   plan.cache = cache_bytes(input, shard, L_lc);
   int64_t x_rows = L_lc;
   if (input.residual_on_host(rank)) {
@@ -174,7 +184,9 @@ MemoryPlan plan_memory(const PlanInput& input, int rank) {
     const int64_t heads = shard.resident.heads.Hq_lc(), block = std::min(kAttentionRows, L_lc);
     plan.activations += L_lc * (q + heads) * kF32 + block * (q * size.activation + heads * kF32);
   }
-  plan.scratch = eviction_scratch_bytes(input, shard, rank);
+  // What decoding holds beside the cache, it holds when the prefill is over.
+  plan.scratch = std::max(eviction_scratch_bytes(input, shard, rank),
+                          rotated_keys_bytes(input, plan.cache) - plan.layer_kv - plan.activations);
   return plan;
 }
 

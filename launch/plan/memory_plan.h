@@ -34,6 +34,7 @@ struct PlanInput {
   int64_t L = 0;                                 ///< tokens of the longest prompt
   int64_t new_tokens = 0;                        ///< rows that decoding adds to the cache
   int64_t batch = 1;                             ///< prompts of L tokens that are decoded together
+  int64_t held = 0;                              ///< caches beside theirs: a context that waits for its next questions
   Device device = Device::cpu;
   bool output_factors = false;  ///< whether the policy needs R_h
   bool window_queries = false;  ///< whether the policy reads the window's queries
@@ -54,8 +55,9 @@ struct PlanInput {
   bool residual_on_host(int rank) const;
 };
 
+/// L: tokens that are read at once; fed: those that are fed before the first new one (Request::context).
 PlanInput make_plan_input(const Checkpoint& checkpoint, const RunConfig& config, DecodeMode decode, int64_t L,
-                          Device device = Device::cpu);
+                          Device device = Device::cpu, int64_t fed = 0);
 
 /// Bytes on one rank.
 struct MemoryPlan {

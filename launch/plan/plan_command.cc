@@ -130,10 +130,9 @@ void plan_command(const std::string& config_path, const std::vector<std::string>
   if (config.model.weights == WeightChoice::random) return plan_sweep(config, checkpoint, decode, device, available);
   check_layout(checkpoint.config, config, decode);
   std::vector<Request> requests = prepare_requests(read_prompts(config), checkpoint, config);
-  int64_t longest = 0;
-  for (const Request& r : requests) longest = std::max(longest, static_cast<int64_t>(r.tokens.size()));
-
-  PlanInput input = make_plan_input(checkpoint, config, decode, longest, device);
+  const RequestSizes sizes = sizes_of(requests);
+  PlanInput input = make_plan_input(checkpoint, config, decode, sizes.context, device, sizes.fed);
+  input.held = sizes.shares ? 1 : 0;
   input.batch = std::min(config.generate.batch, static_cast<int64_t>(requests.size()));
   int sharing = device == Device::gpu ? 1 : input.ranks();
   input.context = choose_context(input, /*one_host=*/true, sharing, available);

@@ -69,6 +69,19 @@ PromptSource read_line(std::string_view line, const std::string& where) {
     if (!known) fail_input("{}: \"id\": found {}, expected text or an integer", where, id->type_name());
     prompt.id = id->is_string() ? id->get<std::string>() : id->dump();
   }
+  if (auto questions = object.find("questions"); questions != object.end()) {
+    if (!questions->is_array() || questions->empty())
+      fail_input("{}: \"questions\": found {}, expected a list of at least one text", where,
+                 questions->is_array() ? "an empty list" : questions->type_name());
+    if (object.contains("messages"))
+      fail_input("{}: found \"questions\" with \"messages\", expected them with \"prompt\"", where);
+    for (const json& question : *questions) {
+      if (!question.is_string() || question.get<std::string>().empty())
+        fail_input("{}: \"questions\" holds {}, expected texts of at least one character", where,
+                   question.is_string() ? "an empty text" : question.type_name());
+      prompt.questions.push_back(question.get<std::string>());
+    }
+  }
   if (object.contains("messages")) {
     prompt.messages = read_messages(object["messages"], where);
     return prompt;
@@ -109,6 +122,9 @@ std::vector<PromptSource> read_prompts(const RunConfig& config) {
     prompt.text = read_whole(p.file, "prompt.file");
   }
   require_utf8(prompt.text, prompt.origin);
+  prompt.questions = p.questions;
+  for (const std::string& question : prompt.questions)
+    require_utf8(question, fmt::format("{}: prompt.questions", config.file));
   if (prompt.text.empty()) fail_input("{}: the prompt is empty; expected at least one character", prompt.origin);
   return {prompt};
 }

@@ -47,7 +47,7 @@ std::vector<std::array<int64_t, 3>> sum_layer_bytes(Communicator& world, std::ve
 RequestSummary summarize(Communicator& world, const Generation& generation, int64_t peak_bytes,
                          int64_t peak_resident_bytes) {
   const PrefillReport& p = generation.prefill;
-  std::array<double, 3> times = {p.seconds, p.evict_seconds, generation.decode_seconds};
+  std::array<double, 4> times = {p.seconds, p.evict_seconds, generation.decode_seconds, generation.feed_seconds};
   world.all_reduce(std::span<double>(times), ReduceOp::max);
   std::array<int64_t, 4> sent = {p.exchange_bytes, p.evict_bytes, p.reshard_bytes, generation.decode_bytes};
   world.all_reduce(std::span<int64_t>(sent), ReduceOp::sum);
@@ -55,6 +55,7 @@ RequestSummary summarize(Communicator& world, const Generation& generation, int6
   s.prefill_s = times[0];
   s.evict_s = times[1];
   s.decode_s = times[2];
+  s.feed_s = times[3];
   s.sent_prefill = sent[0];
   s.sent_evict = sent[1];
   s.sent_reshard = sent[2];
@@ -79,6 +80,10 @@ std::string to_json_line(const Request& request, const Generation& generation, c
   if (!request.id.empty()) j["id"] = request.id;
   j["text"] = generation.text;
   j["prompt_tokens"] = request.tokens.size();
+  j["context_tokens"] = request.context;
+  j["question_tokens"] = static_cast<int64_t>(request.tokens.size()) - request.context;
+  if (!request.question.empty()) j["question"] = request.question;
+  j["context_held"] = generation.held;
   j["removed_prompt_tokens"] = request.removed_tokens;
   j["new_tokens"] = generation.tokens.size();
   j["new_token_ids"] = generation.tokens;
@@ -86,6 +91,7 @@ std::string to_json_line(const Request& request, const Generation& generation, c
   j["stop_reason"] = generation.stop_reason;
   j["prefill_s"] = round_to(summary.prefill_s, 1e6);
   j["evict_s"] = round_to(summary.evict_s, 1e6);
+  j["feed_s"] = round_to(summary.feed_s, 1e6);
   j["decode_ms_per_token"] = milliseconds_per_token(generation, summary);
   j["policy"] = config.cache.policy;
   j["evicted"] = p.evicted;
@@ -117,12 +123,15 @@ std::string to_json_line(const Request& request, const Generation& generation, c
 
 std::string to_table(const Request& request, const Generation& generation, const RequestSummary& summary) {
   const PrefillReport& p = generation.prefill;
-  auto L = static_cast<double>(request.tokens.size());
+  auto L = static_cast<double>(request.context);
+  const int64_t fed = static_cast<int64_t>(request.tokens.size()) - request.context;
   std::string out;
   auto row = [&](const char* name, const std::string& value) { out += fmt::format("  {:<18} {}\n", name, value); };
   row("prompt", fmt::format("{} tokens", request.tokens.size()));
-  row("prefill", fmt::format("{:.3f} s ({:.0f} tokens/s)", summary.prefill_s, L / std::max(summary.prefill_s, 1e-9)));
+  row("prefill", fmt::format("{:.3f} s ({:.0f} tokens/s)", summary.prefill_s, L / std::max(summary.prefill_s, 1e-9)) +
+                     (generation.held ? ", for an earlier question" : ""));
   row("eviction", p.evicted ? fmt::format("{:.3f} s of it", summary.evict_s) : "none: " + p.reason);
+  if (fed > 0) row("fed after it", fmt::format("{} tokens, {:.3f} s", fed, summary.feed_s));
   row("decode", generation.steps() < 1
                     ? fmt::format("{} token, no step", generation.tokens.size())
                     : fmt::format("{} tokens, {:.2f} tokens/s", generation.tokens.size(),

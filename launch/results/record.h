@@ -17,6 +17,7 @@ struct RequestSummary {
   double prefill_s = 0.0;  ///< evict_s included
   double evict_s = 0.0;
   double decode_s = 0.0;
+  double feed_s = 0.0;
   std::vector<int64_t> peak_bytes;           ///< [ranks] tensors held at most during this request
   std::vector<int64_t> peak_resident_bytes;  ///< [ranks] largest resident size of the process so far
   std::vector<int64_t> cache_bytes;          ///< [ranks] rows in use after prefill

@@ -33,14 +33,14 @@ class Writer {
         decoder_(*checkpoint.tokenizer),
         filter_(config.generate.stop) {}
 
-  /// Why to stop after `token`, the `count`-th; `at` is the position it would take.
-  Stop take(int32_t token, int64_t count, int64_t at) {
+  /// Why to stop after `token`, the `count`-th; `last`: there is no position left for it.
+  Stop take(int32_t token, int64_t count, bool last) {
     const std::vector<int32_t>& stops = checkpoint_.stop_tokens;
     if (!config_.generate.ignore_eos && std::find(stops.begin(), stops.end(), token) != stops.end()) return Stop::token;
     show(filter_.push(decoder_.push(token)));
     if (filter_.stopped()) return Stop::text;
     if (count >= config_.generate.max_new_tokens) return Stop::count;
-    if (checkpoint_.config.max_positions > 0 && at >= checkpoint_.config.max_positions) return Stop::positions;
+    if (last) return Stop::positions;
     return Stop::none;
   }
 
@@ -70,11 +70,10 @@ class Writer {
 PrefillOptions prefill_options(const Checkpoint& checkpoint, const RunConfig& config, const Request& request,
                                const GenerationHooks& hooks) {
   // The last token is never fed back: n new tokens take n - 1 places in the cache.
-  auto L = static_cast<int64_t>(request.tokens.size());
+  const int64_t L = request.context, fed = static_cast<int64_t>(request.tokens.size()) - L;
   PrefillOptions options;
-  options.max_new_tokens = config.generate.max_new_tokens - 1;
-  if (checkpoint.config.max_positions > 0)
-    options.max_new_tokens = std::min(options.max_new_tokens, checkpoint.config.max_positions - L);
+  options.max_new_tokens =
+      std::min(fed + config.generate.max_new_tokens - 1, decode_room(checkpoint.config, config.cache, L));
   options.progress = hooks.on_prefill;
   options.chunk = config.prefill.chunk;
   options.host_residual = config.prefill.residual == ResidualPlace::host;
@@ -86,16 +85,21 @@ struct Going {
   Sequence sequence;
   Generation result;
   std::unique_ptr<Writer> writer;  // rank 0 only
+  std::span<const int32_t> fed;    // tokens of the request that are still to be fed
+  bool feeds = false;              // there were any
 };
 
-// Decides with rank 0 on the next token of every member: token and Stop of each, the same on every rank.
+// Decides with rank 0 on the next token of every member that is not being fed: token and Stop of each, the same on
+// every rank.
 std::vector<std::array<int32_t, 2>> decide(DecodeBatch& batch, const ProcessGrid& grid, std::span<Going* const> live) {
   std::vector<std::array<int32_t, 2>> decisions(live.size());
+  if (std::all_of(live.begin(), live.end(), [](const Going* going) { return !going->fed.empty(); })) return decisions;
   if (grid.is_root()) {
     std::span<const int32_t> tokens = batch.tokens();
     for (size_t i = 0; i < live.size(); ++i) {
+      if (!live[i]->fed.empty()) continue;
       auto count = static_cast<int64_t>(live[i]->result.tokens.size());
-      Stop stop = live[i]->writer->take(tokens[i], count + 1, live[i]->sequence.length);
+      Stop stop = live[i]->writer->take(tokens[i], count + 1, live[i]->sequence.length >= live[i]->sequence.end);
       decisions[i] = {tokens[i], static_cast<int32_t>(stop)};
     }
   }
@@ -110,7 +114,7 @@ void decode_all(Transformer& model, const ProcessGrid& grid, const RunConfig& co
   std::vector<DecodeBatch::Member> members;
   std::vector<Going*> live;
   for (size_t i = 0; i < all.size(); ++i) {
-    members.push_back({&all[i].sequence, sampling, requests[i].hash});
+    members.push_back({&all[i].sequence, sampling, requests[i].hash, static_cast<int64_t>(all[i].fed.size())});
     live.push_back(&all[i]);
   }
   ActivityScope doing("decode");
@@ -122,6 +126,12 @@ void decode_all(Transformer& model, const ProcessGrid& grid, const RunConfig& co
     std::vector<int32_t> tokens;
     for (int64_t i = static_cast<int64_t>(live.size()) - 1; i >= 0; --i) {
       Generation& result = live[i]->result;
+      if (std::span<const int32_t>& fed = live[i]->fed; !fed.empty()) {
+        tokens.insert(tokens.begin(), fed.front());
+        fed = fed.subspan(1);
+        continue;
+      }
+      if (result.tokens.empty() && live[i]->feeds) result.feed_seconds = watch.seconds();
       result.tokens.push_back(decisions[i][0]);
       Stop stop = static_cast<Stop>(decisions[i][1]);
       if (stop == Stop::none) {
@@ -129,7 +139,7 @@ void decode_all(Transformer& model, const ProcessGrid& grid, const RunConfig& co
         continue;
       }
       result.stop_reason = name_of(stop);
-      result.decode_seconds = watch.seconds();
+      result.decode_seconds = watch.seconds() - result.feed_seconds;
       result.decode_bytes = bytes_sent(grid) - sent;
       batch->leave(i);
       live.erase(live.begin() + i);
@@ -139,20 +149,41 @@ void decode_all(Transformer& model, const ProcessGrid& grid, const RunConfig& co
   }
 }
 
+// The request's context, prefilled or a copy of the one that is held; kept for the next request where `keep`.
+Sequence context_of(Transformer& model, const Checkpoint& checkpoint, const RunConfig& config, const Request& request,
+                    const GenerationHooks& hooks, std::optional<HeldContext>& held, bool keep) {
+  if (!held || held->group != request.group) {
+    held.reset();
+    Sequence sequence = model.prefill(std::span(request.tokens).first(static_cast<size_t>(request.context)),
+                                      prefill_options(checkpoint, config, request, hooks));
+    if (hooks.on_prefill_done) hooks.on_prefill_done();
+    if (!keep) return sequence;
+    held.emplace(HeldContext{request.group, std::move(sequence)});
+  }
+  if (keep) return held->sequence.clone();
+  Sequence last = std::move(held->sequence);
+  held.reset();
+  return last;
+}
+
 }  // namespace
 
 std::vector<Generation> generate(Transformer& model, const ProcessGrid& grid, const Checkpoint& checkpoint,
                                  const RunConfig& config, std::span<const Request> requests,
-                                 const GenerationHooks& hooks) {
+                                 const GenerationHooks& hooks, std::optional<HeldContext>& held, bool more) {
   std::vector<Going> all;
-  for (const Request& request : requests) {
-    Sequence sequence = model.prefill(request.tokens, prefill_options(checkpoint, config, request, hooks));
-    if (hooks.on_prefill_done) hooks.on_prefill_done();
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const Request& request = requests[i];
+    const bool last = i + 1 == requests.size();
+    const bool keep = last ? more : requests[i + 1].group == request.group;
     Generation result;
+    result.held = held && held->group == request.group;
+    Sequence sequence = context_of(model, checkpoint, config, request, hooks, held, keep);
     result.prefill = sequence.report;
     result.cache_bytes = sequence.cache.bytes();
     result.batch = static_cast<int64_t>(requests.size());
-    all.push_back({std::move(sequence), std::move(result), nullptr});
+    const auto fed = std::span(request.tokens).subspan(static_cast<size_t>(request.context));
+    all.push_back({std::move(sequence), std::move(result), nullptr, fed, !fed.empty()});
     if (grid.is_root()) all.back().writer = std::make_unique<Writer>(checkpoint, config, hooks);
   }
   decode_all(model, grid, config, requests, all);

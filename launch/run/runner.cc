@@ -76,11 +76,14 @@ void Runner::read_requests() {
 }
 
 void Runner::share_request_sizes() {
-  std::array<int64_t, 2> sizes = {static_cast<int64_t>(requests_.size()), 0};
-  for (const Request& r : requests_) sizes[1] = std::max(sizes[1], static_cast<int64_t>(r.tokens.size()));
+  const RequestSizes mine = sizes_of(requests_);
+  std::array<int64_t, 4> sizes = {static_cast<int64_t>(requests_.size()), mine.context, mine.fed, mine.shares ? 1 : 0};
   control_->broadcast(std::span<int64_t>(sizes), 0);
   pending_ = sizes[0];
-  longest_ = sizes[1];
+  sizes_ = {sizes[1], sizes[2], sizes[3] != 0};
+  groups_.resize(static_cast<size_t>(pending_));
+  for (size_t i = 0; i < requests_.size(); ++i) groups_[i] = requests_[i].group;
+  control_->broadcast(std::span<int64_t>(groups_), 0);
 }
 
 void Runner::start_context() {
@@ -97,8 +100,10 @@ void Runner::start_context() {
 
 void Runner::check_memory() {
   PlanInput input;
-  run_together(grid_->control(),
-               [&] { input = make_plan_input(checkpoint_, config_, decode_, longest_, ctx_->device()); });
+  run_together(grid_->control(), [&] {
+    input = make_plan_input(checkpoint_, config_, decode_, sizes_.context, ctx_->device(), sizes_.fed);
+  });
+  input.held = sizes_.shares ? 1 : 0;
   input.batch = std::min(config_.generate.batch, pending_);
   const int64_t available = memory_limit(config_, available_on(*ctx_));
   context_ = agree_on_context(grid_->control(), input, mpi_.local_size() == mpi_.size(), ranks_sharing(*ctx_, mpi_),
@@ -109,7 +114,7 @@ void Runner::check_memory() {
     planned_bytes_ = plan.total();
     log_.info("{} x {} ranks (sequence x tensor), {} threads each; {} request{}, longest prompt {} tokens",
               config_.parallel.sequence, config_.parallel.tensor, ctx_->threads(), pending_, pending_ == 1 ? "" : "s",
-              longest_);
+              sizes_.context + sizes_.fed);
     if (input.sequence_size() > 1) log_.info("keys and values go by {}", name_of(context_));
     log_.info("memory plan: {}", describe(plan, ranks_sharing(*ctx_, mpi_), available));
     require_fit(input, plan, ranks_sharing(*ctx_, mpi_), available);
@@ -144,11 +149,14 @@ void Runner::run() {
 Request Runner::receive_request(size_t i) {
   Request request;
   if (is_root()) request = std::move(requests_[i]);
-  std::array<uint64_t, 3> header = {request.tokens.size(), request.hash, static_cast<uint64_t>(request.index)};
+  std::array<uint64_t, 4> header = {request.tokens.size(), request.hash, static_cast<uint64_t>(request.index),
+                                    static_cast<uint64_t>(request.context)};
   grid_->control().broadcast(std::span<uint64_t>(header), 0);
   request.tokens.resize(header[0]);
   request.hash = header[1];
   request.index = static_cast<int64_t>(header[2]);
+  request.context = static_cast<int64_t>(header[3]);
+  request.group = groups_[i];
   grid_->control().broadcast(std::span<int32_t>(request.tokens), 0);
   return request;
 }
@@ -171,8 +179,10 @@ void Runner::run_batch(int64_t first, int64_t count) {
       std::fwrite(text.data(), 1, text.size(), stdout);
       std::fflush(stdout);
     };
+  const int64_t next = first + count;
+  const bool more = next < pending_ && groups_[next] == groups_[next - 1];
   ctx_->memory().reset_peak();
-  std::vector<Generation> generations = generate(*model_, *grid_, checkpoint_, config_, requests, hooks);
+  std::vector<Generation> generations = generate(*model_, *grid_, checkpoint_, config_, requests, hooks, held_, more);
   for (size_t i = 0; i < requests.size(); ++i) {
     RequestSummary summary = summarize(grid_->control(), generations[i], ctx_->memory().peak(), peak_resident_bytes());
     // Only rank 0 writes, but all ranks learn whether it could.

@@ -55,7 +55,9 @@ class Runner {
   std::vector<Request> requests_;      // those still to be done; rank 0 only
   int64_t pending_ = 0;                // their number, on every rank
   int64_t planned_bytes_ = 0;          // on this rank
-  int64_t longest_ = 0;                // tokens of the longest of them
+  RequestSizes sizes_;                 // of all of them
+  std::vector<int64_t> groups_;        // of all of them
+  std::optional<HeldContext> held_;    // a context whose next questions are in the next batch
   std::optional<ResultFile> results_;  // rank 0 only
   std::unique_ptr<Context> ctx_;
   std::unique_ptr<ProcessGrid> grid_;  // on the context's device: ends before it

@@ -89,7 +89,8 @@ struct DecodeAdvance {
   int sequence_ranks = 1, sequence_rank = 0;
 };
 
-/// GPU ranks: raises the lengths of all heads and layers by one where this rank was the owner, and positions and steps.
+/// GPU ranks: raises the lengths of all heads and layers by one where this rank was the owner, totals (slots.h) on
+/// every rank, and positions and steps.
 void advance_decode(Context& ctx, const DecodeAdvance& args);
 
 /// Merges `parts` partial results of the same queries over disjoint keys: out [parts, Hq_lc, d], lse [parts, Hq_lc]

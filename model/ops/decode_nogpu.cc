@@ -1,6 +1,7 @@
 // The GPU versions of the ops of batched decode in a build without CUDA: never reached, as in ops_nogpu.cc.
 #include "dist/base/error.h"
 #include "model/ops/attention_decode.h"
+#include "model/ops/cache_rope.h"
 #include "model/ops/decode_exchange.h"
 #include "model/ops/sample.h"
 
@@ -13,6 +14,7 @@ namespace {
 
 void attention_decode_batch(Context&, const BatchDecodeAttention&, const DecodeHeads&, const Tensor&) { absent(); }
 void advance_decode(Context&, const DecodeAdvance&) { absent(); }
+void rotate_cache_batch(Context&, const BatchCacheRotation&, const DecodeHeads&) { absent(); }
 void merge_partial_attention(Context&, const PartialMerge&) { absent(); }
 void sample_batch(Context&, const SampleBatch&) { absent(); }
 void sum_into_stream(Context&, const PeerView&, const Tensor&, const Tensor&, const DecodeStream&, bool) { absent(); }

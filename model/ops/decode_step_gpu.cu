@@ -39,6 +39,11 @@ __global__ void advance_kernel(DecodeAdvance args) {
       int32_t* length = args.layer[b * args.layers + i / args.cache_heads].length;
       if (length != nullptr) ++length[i % args.cache_heads];
     }
+  // Where rows are spread over ranks, every rank counts them all.
+  for (int64_t i = threadIdx.x; i < args.layers * args.cache_heads; i += blockDim.x) {
+    int32_t* total = args.layer[b * args.layers + i / args.cache_heads].total;
+    if (total != nullptr) ++total[i % args.cache_heads];
+  }
   __syncthreads();
   if (threadIdx.x != 0) return;
   int32_t next = args.position[b] + 1;

@@ -106,6 +106,8 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"last_row", 1, 2, {"cache.budget=20%", "cache.temporal=last"}},
         Case{"tova", 2, 2, {"cache.policy=tova", "cache.budget=20%", "cache.window=1"}},
         Case{"streaming", 2, 1, {"cache.policy=streaming_llm", "cache.budget=20%"}},
+        Case{"streaming3", 3, 1, {"cache.policy=streaming_llm", "cache.budget=200", "parallel.decode=sequence"}},
+        Case{"original", 2, 1, {"cache.policy=streaming_llm", "cache.budget=20%", "cache.positions=original"}},
         Case{"sliding", 1, 2, {"cache.policy=sliding_window", "cache.budget=20%"}},
         Case{"key_norm", 1, 2, {"cache.policy=key_norm", "cache.budget=20%"}},
         Case{"chunk", 1, 1, {"cache.budget=20%", "prefill.chunk=256"}},

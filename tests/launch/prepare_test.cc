@@ -120,6 +120,70 @@ TEST_F(Prepare, PositionsAndBudget) {
   EXPECT_NO_THROW(prepare({text(std::string(320, 'a'))}));
 }
 
+TEST_F(Prepare, QuestionsShareTheirContext) {
+  PromptSource prompt = text("It is red.", "a");
+  prompt.questions = {"What is?", "What was?", "Why?"};
+  auto parts = [&](const Request& r) {
+    const std::vector<int32_t> context(r.tokens.begin(), r.tokens.begin() + r.context);
+    return std::pair(checkpoint_.tokenizer->decode(context, false),
+                     checkpoint_.tokenizer->decode({r.tokens.begin() + r.context, r.tokens.end()}, false));
+  };
+  // "What " is common to two questions, but not to a conversation without any.
+  std::vector<Request> requests = prepare({text("x"), prompt});
+  ASSERT_EQ(requests.size(), 4u);
+  EXPECT_EQ(requests[0].context, static_cast<int64_t>(requests[0].tokens.size()));
+  const char* const questions[] = {"What is?\n<assistant>", "What was?\n<assistant>", "Why?\n<assistant>"};
+  for (size_t i = 0; i < 3; ++i) {
+    const Request& r = requests[i + 1];
+    EXPECT_EQ(parts(r), std::pair(std::string("<user>It is red.\n\n"), std::string(questions[i])));
+    EXPECT_EQ(r.id, fmt::format("a#{}", i + 1));
+    EXPECT_EQ(r.origin, fmt::format("p.jsonl:1, question {}", i + 1));
+    EXPECT_EQ(r.index, static_cast<int64_t>(i + 1));
+    EXPECT_EQ(r.group, 1);
+  }
+  const RequestSizes sizes = sizes_of(requests);
+  EXPECT_EQ(sizes.context, requests[0].context);
+  EXPECT_EQ(sizes.fed, static_cast<int64_t>(requests[2].tokens.size()) - requests[2].context);
+  EXPECT_TRUE(sizes.shares);
+
+  // One question alone has the same context and the same hash.
+  prompt.questions = {"Why?"};
+  EXPECT_EQ(prepare({prompt})[0].tokens, requests[3].tokens);
+  EXPECT_EQ(prepare({prompt})[0].context, requests[3].context);
+  EXPECT_EQ(prepare({prompt})[0].hash, requests[3].hash);
+  EXPECT_FALSE(sizes_of(prepare({prompt})).shares);
+
+  config_.prompt.chat = ChatChoice::none;
+  EXPECT_EQ(parts(prepare({prompt})[0]), std::pair(std::string("It is red.\n\n"), std::string("Why?")));
+  config_.prompt.hold_back = 4;
+  EXPECT_EQ(parts(prepare({prompt})[0]), std::pair(std::string("It is re"), std::string("d.\n\nWhy?")));
+  config_.prompt.max_tokens = 12;  // the longest question and what is held back stay
+  EXPECT_EQ(parts(prepare({prompt})[0]), std::pair(std::string("It i"), std::string("d.\n\nWhy?")));
+  EXPECT_EQ(prepare({prompt})[0].removed_tokens, 4);
+  config_.prompt.max_tokens = 4;
+  EXPECT_EQ(error_of({prompt}),
+            "p.jsonl:1: the longest question has 4 tokens, but prompt.max_tokens is 4; expected more than 4");
+}
+
+TEST_F(Prepare, HoldingBack) {
+  config_.prompt.chat = ChatChoice::none;
+  const uint64_t hash = prepare({text("abcdef")})[0].hash;
+  config_.prompt.hold_back = 2;
+  const Request request = prepare({text("abcdef")})[0];
+  EXPECT_EQ(request.tokens.size(), 6u);
+  EXPECT_EQ(request.context, 4);
+  EXPECT_NE(request.hash, hash);
+  config_.prompt.hold_back = 6;
+  EXPECT_EQ(error_of({text("abcdef")}),
+            "p.jsonl:1: prompt.hold_back is 6, which leaves none of 6 tokens to be read before the eviction; expected "
+            "less");
+  config_.prompt.hold_back = 10;
+  EXPECT_NO_THROW(prepare({text(std::string(4096, 'a'))}));
+  const std::string longer = error_of({text(std::string(4100, 'a'))});
+  EXPECT_NE(longer.find("10 tokens are fed after the first 4090, but 4096 positions of "), std::string::npos) << longer;
+  EXPECT_NE(longer.find(" leave room for 6 (prompt.max_tokens shortens)"), std::string::npos) << longer;
+}
+
 TEST_F(Prepare, HashesTellRequestsApart) {
   auto hashes = [&](const std::vector<PromptSource>& prompts) {
     std::vector<uint64_t> out;

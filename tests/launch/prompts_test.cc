@@ -57,6 +57,24 @@ TEST_F(Prompts, JsonLines) {
   EXPECT_EQ(prompts[1].messages[1].content, "u");
 }
 
+TEST_F(Prompts, Questions) {
+  auto prompts = jsonl("{\"prompt\": \"one\", \"questions\": [\"q\", \"r\"]}\n{\"prompt\": \"two\"}\n");
+  EXPECT_EQ(prompts[0].questions, (std::vector<std::string>{"q", "r"}));
+  EXPECT_TRUE(prompts[1].questions.empty());
+  RunConfig config;
+  config.prompt.text = "one";
+  config.prompt.questions = {"q", "r"};
+  EXPECT_EQ(read_prompts(config)[0].questions, config.prompt.questions);
+  EXPECT_EQ(jsonl_error("{\"prompt\": \"one\", \"questions\": \"q\"}"),
+            "p.jsonl:1: \"questions\": found string, expected a list of at least one text");
+  EXPECT_EQ(jsonl_error("{\"prompt\": \"one\", \"questions\": []}"),
+            "p.jsonl:1: \"questions\": found an empty list, expected a list of at least one text");
+  EXPECT_EQ(jsonl_error("{\"prompt\": \"one\", \"questions\": [\"q\", \"\"]}"),
+            "p.jsonl:1: \"questions\" holds an empty text, expected texts of at least one character");
+  EXPECT_EQ(jsonl_error("{\"messages\": [{\"role\": \"user\", \"content\": \"u\"}], \"questions\": [\"q\"]}"),
+            "p.jsonl:1: found \"questions\" with \"messages\", expected them with \"prompt\"");
+}
+
 TEST_F(Prompts, BadLinesNameFileAndLine) {
   EXPECT_EQ(jsonl_error("{\"prompt\": \"a\"}\n{\"prompt\": \n").substr(0, 30), "p.jsonl:2: not a JSON object: ");
   EXPECT_EQ(jsonl_error("[1]"), "p.jsonl:1: found array, expected a JSON object with \"prompt\" or \"messages\"");

@@ -88,13 +88,24 @@ class ReferenceModel {
     cache_[layer][query_head] = rows;
   }
 
+  /// The same by positions in the text, whatever was struck before.
+  void keep_positions(int64_t layer, int64_t query_head, const std::vector<int64_t>& kept) {
+    std::vector<Row> rows;
+    for (const Row& row : cache_[layer][query_head])
+      if (std::find(kept.begin(), kept.end(), row.position) != kept.end()) rows.push_back(row);
+    cache_[layer][query_head] = rows;
+  }
+
+  /// From the next token on keys are rotated by their place in the list of a head's rows, the query by the last one.
+  void use_positions_in_cache() { in_cache_ = true; }
+
  private:
   struct Layer {
     Vector attention_norm, mlp_norm, q, k, v, q_bias, k_bias, v_bias, output, gate, up, down, attention_output_norm,
         mlp_output_norm;
   };
   struct Row {
-    Vector k, v;
+    Vector k, v, plain_k;
     int64_t position;
   };
 
@@ -121,11 +132,11 @@ class ReferenceModel {
     if (c_.traits.activation == Activation::silu) return g / (1.0 + std::exp(-g));
     return 0.5 * g * (1.0 + std::tanh(std::sqrt(2.0 / M_PI) * (g + 0.044715 * g * g * g)));
   }
-  void rotate(Vector& heads) const {
+  void rotate(Vector& heads, int64_t position) const {
     const int64_t half = c_.d / 2;
     for (size_t h = 0; h < heads.size(); h += c_.d)
       for (int64_t j = 0; j < half; ++j) {
-        const double angle = static_cast<double>(length_) * frequencies_[j], a = heads[h + j], b = heads[h + j + half];
+        const double angle = static_cast<double>(position) * frequencies_[j], a = heads[h + j], b = heads[h + j + half];
         heads[h + j] = a * std::cos(angle) - b * std::sin(angle);
         heads[h + j + half] = b * std::cos(angle) + a * std::sin(angle);
       }
@@ -140,18 +151,28 @@ class ReferenceModel {
   Vector attention(size_t layer, const Vector& h) {
     const Layer& w = layers_[layer];
     Vector q = product(w.q, h, w.q_bias), k = product(w.k, h, w.k_bias), v = product(w.v, h, w.v_bias), out;
-    rotate(q);
-    rotate(k);
+    const Vector plain_q = q, plain_k = k;
+    rotate(q, length_);
+    rotate(k, length_);
     queries_[layer].push_back(q);
     for (int64_t head = 0; head < c_.Hq; ++head) {
       std::vector<Row>& rows = cache_[layer][head];
       const int64_t g = head / (c_.Hq / c_.Hkv) * c_.d;
-      rows.push_back(
-          {Vector(k.begin() + g, k.begin() + g + c_.d), Vector(v.begin() + g, v.begin() + g + c_.d), length_});
+      auto of_head = [&](const Vector& x) { return Vector(x.begin() + g, x.begin() + g + c_.d); };
+      rows.push_back({of_head(k), of_head(v), of_head(plain_k), length_});
+      Vector query(q.begin() + head * c_.d, q.begin() + (head + 1) * c_.d);
+      if (in_cache_) {
+        query.assign(plain_q.begin() + head * c_.d, plain_q.begin() + (head + 1) * c_.d);
+        rotate(query, static_cast<int64_t>(rows.size()) - 1);
+        for (size_t i = 0; i < rows.size(); ++i) {
+          rows[i].k = rows[i].plain_k;
+          rotate(rows[i].k, static_cast<int64_t>(i));
+        }
+      }
       Vector weights, o(static_cast<size_t>(c_.d), 0.0);
       for (const Row& row : rows)
         weights.push_back(
-            score(layer, std::inner_product(row.k.begin(), row.k.end(), q.begin() + head * c_.d, 0.0), row.position));
+            score(layer, std::inner_product(row.k.begin(), row.k.end(), query.begin(), 0.0), row.position));
       const double max = *std::max_element(weights.begin(), weights.end());
       double sum = 0.0;
       for (double& a : weights) sum += a = std::exp(a - max);
@@ -169,6 +190,7 @@ class ReferenceModel {
   std::vector<std::vector<std::vector<Row>>> cache_;  // [layers][query heads][rows]
   std::vector<std::vector<Vector>> queries_;          // [layers][positions][Hq d]
   int64_t length_ = 0;
+  bool in_cache_ = false;
 };
 
 }  // namespace restkv::testing
