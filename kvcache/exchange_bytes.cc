@@ -7,6 +7,7 @@
 #include "kvcache/head_budgets.h"
 #include "kvcache/local_shard.h"
 #include "kvcache/policies/policy.h"
+#include "kvcache/scores/smoothing.h"
 #include "kvcache/select/group_select.h"
 #include "kvcache/statistics/exchange.h"
 
@@ -40,19 +41,24 @@ int64_t list_bytes(int ranks, int64_t rows, int64_t k, int64_t most_local) {
       ranks, rows * group_list_length(k, most_local) * static_cast<int64_t>(sizeof(uint64_t)));
 }
 
+// `elements` scores a row.
+int64_t past_bytes(int ranks, int64_t rows, int64_t elements) {
+  return collective::sent_by_all_gather(ranks, rows * elements * static_cast<int64_t>(sizeof(float)));
+}
+
 // What differs between the devices: the top sets of the window rows, the scores of the past, and the last selection.
 int64_t cpu_bytes(const PolicyExchanges& use, int ranks, int64_t window_rows, int64_t Hq_lc, int64_t past,
-                  int64_t selection) {
-  const int64_t i64 = sizeof(int64_t), f32 = sizeof(float);
+                  int64_t edges, int64_t selection) {
+  const int64_t i64 = sizeof(int64_t);
   int64_t bytes = select_bytes(ranks, selection);
   if (use.top_sets)
     bytes += select_bytes(ranks, window_rows) + collective::sent_by_all_reduce(ranks, window_rows * i64);
-  if (use.past_scores) bytes += collective::sent_by_all_gather(ranks, Hq_lc * past * f32);
+  if (use.past_scores) bytes += past_bytes(ranks, Hq_lc, edges > 0 ? kEdgeStrips * edges : past);
   return bytes;
 }
 
 int64_t gpu_bytes(const PolicyExchanges& use, const SequencePartition& partition, int64_t window_rows, int64_t Hq_lc,
-                  int64_t P, int64_t k, int64_t selection) {
+                  int64_t P, int64_t k, int64_t edges, int64_t selection) {
   const int ranks = partition.ranks();
   int64_t most = 0, most_past = 0;
   for (int rank = 0; rank < ranks; ++rank) {
@@ -61,9 +67,7 @@ int64_t gpu_bytes(const PolicyExchanges& use, const SequencePartition& partition
   }
   int64_t bytes = list_bytes(ranks, selection, k, most_past);
   if (use.top_sets) bytes += list_bytes(ranks, window_rows, k, most);
-  if (use.past_scores)
-    bytes += collective::sent_by_all_gather(ranks,
-                                            Hq_lc * past_capacity(partition, P) * static_cast<int64_t>(sizeof(float)));
+  if (use.past_scores) bytes += past_bytes(ranks, Hq_lc, edges > 0 ? kEdgeStrips * edges : past_capacity(partition, P));
   return bytes;
 }
 
@@ -83,6 +87,8 @@ ExchangeBytes eviction_exchange_bytes(const CacheConfig& config, const HeadLayou
   if (use.softmax) bytes.sequence += collective::sent_by_all_gather(ranks, blocks * rows * 2 * f32);
   bytes.sequence += collective::sent_by_all_gather(ranks, blocks * Hq_lc * use.output_rows * heads.d * f32);
   const int64_t selection = selection_rows(config, heads);
+  const int64_t reach = use.past_scores ? pooling_reach(config, shard.L) : 0;
+  const int64_t edges = use.past_scores && edges_suffice(partition, shard.P, reach) ? reach : 0;
   if (where.device == Device::gpu) {
     int64_t k = layer_budget(config, shard.L, where.layer, where.layers) - config.window;
     if (where.layers > 1) {
@@ -90,9 +96,9 @@ ExchangeBytes eviction_exchange_bytes(const CacheConfig& config, const HeadLayou
       layer.layer = where.layer, layer.layers = where.layers, layer.partition = &partition;
       k = entry.make(config)->past_tokens(config, layer, k);
     }
-    bytes.sequence += gpu_bytes(use, partition, rows, Hq_lc, shard.P, k, selection);
+    bytes.sequence += gpu_bytes(use, partition, rows, Hq_lc, shard.P, k, edges, selection);
   } else {
-    bytes.sequence += cpu_bytes(use, ranks, rows, Hq_lc, shard.past_count(), selection);
+    bytes.sequence += cpu_bytes(use, ranks, rows, Hq_lc, shard.past_count(), edges, selection);
   }
   if (use.column_sums)
     bytes.sequence += collective::sent_by_all_reduce(ranks, Hq_lc * shard.L * static_cast<int64_t>(sizeof(int64_t)));

@@ -114,12 +114,12 @@ SelectRows LayerStatistics::logit_rows() {
   return input;
 }
 
-void LayerStatistics::begin_gather_past(const Tensor& scores) {
-  past_ = restkv::begin_gather_past(ctx_, sequence_, *layer_.partition, shard_, scores.data<float>(), scores.size(0));
+void LayerStatistics::begin_gather_past(const Tensor& scores, int64_t reach) {
+  past_ = restkv::begin_gather_past(ctx_, sequence_, *layer_.partition, shard_, scores, reach);
 }
 
-Tensor LayerStatistics::finish_gather_past() {
-  Tensor all = restkv::finish_gather_past(ctx_, sequence_, *layer_.partition, shard_, past_);
+PastScores LayerStatistics::finish_gather_past() {
+  PastScores all = restkv::finish_gather_past(ctx_, sequence_, *layer_.partition, shard_, past_);
   past_ = {};
   return all;
 }

@@ -52,10 +52,11 @@ class LayerStatistics {
   Tensor top_position_sums();
   /// Rows of top_position_sums() whose cut fell into a tie, at the last call. Waits for the device.
   int64_t tied_rows() const { return top_.tied_rows(ctx_); }
-  /// Begins to gather the scores [rows, stride] of all ranks, beside what comes next. Collective.
-  void begin_gather_past(const Tensor& scores);
-  /// [rows, P]: these scores by global position. Collective.
-  Tensor finish_gather_past();
+  /// Begins to exchange the scores [rows, stride] of all ranks, beside what comes next; `reach`: how far from its own
+  /// positions a rank will read them. Collective.
+  void begin_gather_past(const Tensor& scores, int64_t reach);
+  /// These scores, for pooling. Collective.
+  PastScores finish_gather_past();
 
  private:
   void compute_logits();

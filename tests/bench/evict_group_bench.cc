@@ -129,11 +129,16 @@ void Bench::steps(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
     reconstruction_after(ctx, heads, shard, a.data<float>(), o.data<float>(), MatrixView(v), r.data<float>(), 1.0,
                          s.data<float>());
   });
-  time("E4 gather of the scores", [&] { all = gather_past(ctx, group, partition, shard, s.data<float>(), kHq); });
+  PastScores scores;
+  for (const int64_t reach : {L, adaptive_reach(L, 5, 2000.0)})
+    time(reach == L ? "(E4 gather of all scores)" : "E4 gather of the scores at the edges", [&] {
+      scores =
+          finish_gather_past(ctx, group, partition, shard, begin_gather_past(ctx, group, partition, shard, s, reach));
+    });
   AdaptiveWindows windows;
   time("E4 windows and pooling", [&] {
     windows = adaptive_windows(ctx, sums, kWindow, kPast, 5, 2000.0);
-    pool_scores(ctx, shard, all.data<float>(), kHq, PoolEdge::replicate, windows.windows, pooled.data<float>());
+    pool_scores(ctx, shard, scores, kHq, PoolEdge::replicate, windows.windows, pooled.data<float>());
   });
   std::vector<std::vector<const float*>> members(kHkv);
   for (int64_t h = 0; h < kHq; ++h) members[h * kHkv / kHq].push_back(pooled.data<float>() + h * shard.stride);

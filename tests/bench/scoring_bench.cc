@@ -75,7 +75,6 @@ void measure(Context& ctx, int64_t L) {
   const SequencePartition partition(L, 1);
   const LocalShard shard = make_local_shard(partition, 0, W);
   const std::vector<int64_t> slot = block_slots(partition);
-  const auto self = make_self_communicator();
   const Tensor q = random_rows(ctx, W, Hq * d, 1), k = random_rows(ctx, L, Hkv * d, 2);
   const Tensor v = random_rows(ctx, L, Hkv * d, 3);
   std::vector<float> factors(static_cast<size_t>(Hq * d * d));
@@ -88,7 +87,7 @@ void measure(Context& ctx, int64_t L) {
   const int64_t blocks = partition.blocks();
   Tensor logits = floats({rows, shard.stride}), partials = floats({blocks, rows, 2}), softmax = floats({rows, 2});
   Tensor a = floats({Hq, shard.stride}), outputs = floats({blocks, Hq, d}), o = floats({Hq, d});
-  Tensor s = floats({Hq, shard.stride}), mean = floats({Hkv, shard.stride}), all;
+  Tensor s = floats({Hq, shard.stride}), mean = floats({Hkv, shard.stride});
   std::vector<std::vector<const float*>> members(static_cast<size_t>(Hkv));
   for (int64_t h = 0; h < Hq; ++h) members[h / 4].push_back(s.data<float>() + h * shard.stride);
   const std::vector<Step> steps = {
@@ -110,7 +109,6 @@ void measure(Context& ctx, int64_t L) {
          reconstruction_after(ctx, heads, shard, a.data<float>(), o.data<float>(), MatrixView(v), r.data<float>(), 1.0,
                               s.data<float>());
        }},
-      {"gather_past", [&] { all = gather_past(ctx, *self, partition, shard, s.data<float>(), Hq); }},
       {"group_mean", [&] { group_mean(ctx, members, P, shard.stride, mean.data<float>()); }},
   };
   const std::vector<double> times = time_steps(ctx, steps);
