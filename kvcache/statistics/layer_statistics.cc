@@ -22,14 +22,12 @@ LayerStatistics::LayerStatistics(Context& ctx, Communicator& sequence, const Hea
       past_budget_(past_budget) {}
 
 void LayerStatistics::compute_logits() {
-  if (softmax_.numel() > 0 || rows() == 0) return;
+  if (logits_.numel() > 0 || rows() == 0) return;
   const int64_t blocks = static_cast<int64_t>(shard_.blocks.size());
   logits_ = ctx_.empty(DType::f32, {rows(), shard_.stride});
   Tensor partials = ctx_.empty(DType::f32, {blocks, rows() * 2});
   window_logits(ctx_, heads_, shard_, layer_.q_window, layer_.k, logits_.data<float>(), partials.data<float>());
-  Tensor all = gather_blocks(ctx_, sequence_, *layer_.partition, partials, rows() * 2);
-  softmax_ = ctx_.empty(DType::f32, {rows(), 2});
-  fold_softmax(ctx_, all.data<float>(), slot_, rows(), softmax_.data<float>());
+  softmax_partials_ = begin_gather_blocks(ctx_, sequence_, *layer_.partition, partials, rows() * 2);
 }
 
 const float* LayerStatistics::logits() {
@@ -39,6 +37,12 @@ const float* LayerStatistics::logits() {
 
 const float* LayerStatistics::softmax() {
   compute_logits();
+  if (softmax_.numel() == 0 && rows() > 0) {
+    const Tensor all = finish_gather_blocks(sequence_, softmax_partials_);
+    softmax_ = ctx_.empty(DType::f32, {rows(), 2});
+    fold_softmax(ctx_, all.data<float>(), slot_, rows(), softmax_.data<float>());
+    softmax_partials_ = {};
+  }
   return softmax_.data<float>();
 }
 

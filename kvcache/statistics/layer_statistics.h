@@ -33,7 +33,8 @@ class LayerStatistics {
   /// Uninitialised scores [rows, shard().stride] (f32).
   Tensor new_rows(int64_t rows) const { return ctx_.empty(DType::f32, {rows, shard_.stride}); }
 
-  /// [Hq_lc * W, stride] (f32), see window_logits.h. Collective at the first call.
+  /// [Hq_lc * W, stride] (f32), see window_logits.h. Collective at the first call: begins an exchange beside what comes
+  /// next, and softmax() ends it (a policy that asks for logits() asks for softmax() too).
   const float* logits();
   /// [Hq_lc * W, 2] (f32): maximum and 1 / sum of every row over all positions. Collective at the first call.
   const float* softmax();
@@ -59,6 +60,7 @@ class LayerStatistics {
   PastScores finish_gather_past();
 
  private:
+  // Their partials are on their way then; softmax() waits for those of the other ranks.
   void compute_logits();
   bool in_gpu_group() const { return ctx_.device() == Device::gpu && sequence_.size() > 1; }
   SelectRows logit_rows();
@@ -74,6 +76,7 @@ class LayerStatistics {
   int64_t past_budget_;
   SelectResult top_;
   std::optional<GroupSelect> begun_top_;
+  BlockGather softmax_partials_;
   PastGather past_;
   Tensor logits_, softmax_, window_outputs_, top_sums_;
 };
