@@ -22,7 +22,8 @@ LayerStatistics::LayerStatistics(Context& ctx, Communicator& sequence, const Hea
       past_budget_(past_budget) {}
 
 void LayerStatistics::compute_logits() {
-  if (logits_.numel() > 0 || rows() == 0) return;
+  if (has_logits_ || rows() == 0) return;
+  has_logits_ = true;  // a rank without positions has none, and makes the exchange once all the same
   const int64_t blocks = static_cast<int64_t>(shard_.blocks.size());
   logits_ = ctx_.empty(DType::f32, {rows(), shard_.stride});
   Tensor partials = ctx_.empty(DType::f32, {blocks, rows() * 2});

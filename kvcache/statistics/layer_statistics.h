@@ -73,6 +73,7 @@ class LayerStatistics {
   const LayerKv& layer_;
   LocalShard shard_;
   std::vector<int64_t> slot_;
+  bool has_logits_ = false;
   int64_t past_budget_;
   SelectResult top_;
   std::optional<GroupSelect> begun_top_;
