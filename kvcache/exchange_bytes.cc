@@ -7,6 +7,7 @@
 #include "kvcache/head_budgets.h"
 #include "kvcache/local_shard.h"
 #include "kvcache/policies/policy.h"
+#include "kvcache/scores/smoothing.h"
 #include "kvcache/select/group_select.h"
 #include "kvcache/statistics/exchange.h"
 
@@ -25,6 +26,11 @@ int64_t select_bytes(int ranks, int64_t rows) {
 int64_t list_bytes(int ranks, int64_t rows, int64_t k, int64_t most_local) {
   return collective::sent_by_all_gather(
       ranks, rows * group_list_length(k, most_local) * static_cast<int64_t>(sizeof(uint64_t)));
+}
+
+// `elements` scores a row.
+int64_t past_bytes(int ranks, int64_t rows, int64_t elements) {
+  return collective::sent_by_all_gather(ranks, rows * elements * static_cast<int64_t>(sizeof(float)));
 }
 
 // Rows of scores that share a layer's budget.
@@ -46,19 +52,19 @@ void add_head_budgets(const CacheConfig& config, const HeadLayout& heads, int ra
 
 // What differs between the devices: the top sets of the window rows, the scores of the past, and the last selection.
 int64_t cpu_bytes(const PolicyExchanges& use, int ranks, int64_t window_rows, int64_t Hq_lc, int64_t past,
-                  int64_t selection, bool deals_to_heads) {
-  const int64_t i64 = sizeof(int64_t), f32 = sizeof(float);
+                  int64_t edges, int64_t selection, bool deals_to_heads) {
+  const int64_t i64 = sizeof(int64_t);
   int64_t bytes = select_bytes(ranks, selection);
   if (deals_to_heads) bytes += select_bytes(ranks, 1);
   if (use.top_sets)
     bytes += select_bytes(ranks, window_rows) + collective::sent_by_all_reduce(ranks, window_rows * i64);
-  if (use.past_scores) bytes += collective::sent_by_all_gather(ranks, Hq_lc * past * f32);
+  if (use.past_scores) bytes += past_bytes(ranks, Hq_lc, edges > 0 ? kEdgeStrips * edges : past);
   return bytes;
 }
 
 // joined: rows that share the budget, where heads have their own; else 0. most: past tokens of any head.
 int64_t gpu_bytes(const PolicyExchanges& use, const SequencePartition& partition, int64_t window_rows, int64_t Hq_lc,
-                  int64_t P, int64_t k, int64_t selection, int64_t joined, int64_t most_tokens) {
+                  int64_t P, int64_t k, int64_t edges, int64_t selection, int64_t joined, int64_t most_tokens) {
   const int ranks = partition.ranks();
   int64_t most = 0, most_past = 0;
   for (int rank = 0; rank < ranks; ++rank) {
@@ -68,9 +74,7 @@ int64_t gpu_bytes(const PolicyExchanges& use, const SequencePartition& partition
   int64_t bytes = list_bytes(ranks, selection, most_tokens, most_past);
   if (joined > 0) bytes += list_bytes(ranks, 1, joined * k, joined * most_past);
   if (use.top_sets) bytes += list_bytes(ranks, window_rows, k, most);
-  if (use.past_scores)
-    bytes += collective::sent_by_all_gather(ranks,
-                                            Hq_lc * past_capacity(partition, P) * static_cast<int64_t>(sizeof(float)));
+  if (use.past_scores) bytes += past_bytes(ranks, Hq_lc, edges > 0 ? kEdgeStrips * edges : past_capacity(partition, P));
   return bytes;
 }
 
@@ -90,6 +94,8 @@ ExchangeBytes eviction_exchange_bytes(const CacheConfig& config, const HeadLayou
   if (use.softmax) bytes.sequence += collective::sent_by_all_gather(ranks, blocks * rows * 2 * f32);
   bytes.sequence += collective::sent_by_all_gather(ranks, blocks * Hq_lc * use.output_rows * heads.d * f32);
   const int64_t selection = selection_rows(config, heads);
+  const int64_t reach = use.past_scores ? pooling_reach(config, shard.L) : 0;
+  const int64_t edges = use.past_scores && edges_suffice(partition, shard.P, reach) ? reach : 0;
   if (where.device == Device::gpu) {
     int64_t k = layer_budget(config, shard.L, where.layer, where.layers) - config.window;
     if (where.layers > 1) {
@@ -99,10 +105,10 @@ ExchangeBytes eviction_exchange_bytes(const CacheConfig& config, const HeadLayou
     }
     const int64_t joined = deals_to_heads(config.allocation) ? budget_rows(config, heads) : 0;
     const int64_t most = joined > 0 ? most_head_budget(joined, k, config.ada_floor, shard.P) : k;
-    bytes.sequence += gpu_bytes(use, partition, rows, Hq_lc, shard.P, k, selection, joined, most);
+    bytes.sequence += gpu_bytes(use, partition, rows, Hq_lc, shard.P, k, edges, selection, joined, most);
   } else {
     bytes.sequence +=
-        cpu_bytes(use, ranks, rows, Hq_lc, shard.past_count(), selection, deals_to_heads(config.allocation));
+        cpu_bytes(use, ranks, rows, Hq_lc, shard.past_count(), edges, selection, deals_to_heads(config.allocation));
   }
   if (use.column_sums)
     bytes.sequence += collective::sent_by_all_reduce(ranks, Hq_lc * shard.L * static_cast<int64_t>(sizeof(int64_t)));

@@ -45,6 +45,7 @@ void window_output_partials(Context&, const HeadLayout&, const LocalShard&, cons
   absent();
 }
 void fold_outputs(Context&, const float*, const std::vector<int64_t>&, int64_t, int64_t, float*) { absent(); }
+void pack_edges(Context&, const LocalShard&, const float*, int64_t, int64_t, float*) { absent(); }
 void copy_rows(Context&, const float*, int64_t, float*, int64_t, int64_t, int64_t) { absent(); }
 void reconstruction_after(Context&, const HeadLayout&, const LocalShard&, const float*, const float*, const MatrixView&,
                           const float*, double, float*) {

@@ -25,7 +25,14 @@ std::unique_ptr<DecodeEvictor> Transformer::make_decode_evictor(const CacheConfi
         make_shard_plan(config_, grid_.sequence_size(), tensor, sequence_rank, tensor_rank, plan_.mode)
             .decode.heads.local);
   }
-  return std::make_unique<DecodeEvictor>(ctx_, std::move(layout), cache, config_.layers);
+  auto evictor = std::make_unique<DecodeEvictor>(ctx_, std::move(layout), cache, config_.layers);
+  if (ctx_.device() == Device::gpu && cache.re_indexes() && evictor->reads_queries())
+    fail_input(
+        "cache.positions: found cache, with decode.every and cache.policy {} on GPUs original is allowed: its rule "
+        "reads "
+        "keys, which lie unrotated in the cache",
+        cache.policy);
+  return evictor;
 }
 
 // Whether the prefill keeps the queries of all positions, and not only those of the window.

@@ -18,6 +18,8 @@ inline constexpr double kScoresNearOneF32 = 5e-2;
 inline constexpr double kScoresBf16 = 1e-3;
 /// Window logits, attention weights and outputs of a GPU against the CPU, relative to the largest of their row.
 inline constexpr double kStatisticsGpu = 1e-5;
+// Column sums on tensor cores, each relative to itself: a weight's relative error is the logit's absolute one.
+inline constexpr double kColumnSumsGpu = 5e-5;
 /// Eviction scores of a GPU against the CPU's or the published code, in float32 and from the same bf16 values: sums run
 /// in another order there.
 inline constexpr double kScoresGpuF32 = 1e-3;

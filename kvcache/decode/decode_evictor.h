@@ -64,6 +64,8 @@ class DecodeEvictor {
   /// Throws InputError when the policy has no rule for decoding, or not in this layout, or the schedule does not fit.
   DecodeEvictor(Context& ctx, DecodeLayout layout, const CacheConfig& config, int64_t layers);
 
+  /// Whether the rule looks at queries and keys at all, and not at positions alone.
+  bool reads_queries() const { return rule_->reads_queries() || rule_->reads_window() || rule_->reads_column_sums(); }
   bool needs_window_queries() const { return rule_->reads_window(); }
   bool needs_column_sums() const { return rule_->reads_column_sums(); }
 

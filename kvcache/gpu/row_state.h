@@ -54,7 +54,7 @@ struct RowResults {
 
 /// resolve_gpu.cu: cuts (and sums) from the listed candidates, and for the rows whose list does not do, from all
 /// values. states and candidates [rows, kCandidates] are null when rows have at most kCandidates values.
-void resolve(cudaStream_t stream, int64_t rows, const RowValues& input, const RowState* states,
-             const uint64_t* candidates, const RowResults& results);
+void resolve(Context& ctx, int64_t rows, const RowValues& input, const RowState* states, const uint64_t* candidates,
+             const RowResults& results);
 
 }  // namespace restkv::gpu

@@ -1,4 +1,4 @@
-// ||R_h (o_h - v_i)||^2 with f16 factors: what the tensor-core kernels have in common.
+// Mode `after`: the arguments of all its kernels, and what those of ||R_h (o_h - v_i)||^2 with f16 factors share.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -16,16 +16,19 @@ constexpr float kValueScale = 64.0f;    // elements up to 1023 and down to 1e-6 
 constexpr int kFactorExponent = 10;     // the largest element of a scaled R_h lies in [512, 1024)
 constexpr float kSmallestNorm = 16.0f;  // squared and scaled: below it the smallest f16 numbers would show
 
-struct NormArguments {
+/// Of mode `after`, with values of type T.
+template <class T>
+struct AfterArguments {
   HeadMap heads;
   int64_t L_lc, stride, v_ld;
   const float* a;
   const float* o;
-  const __nv_bfloat16* v;
+  const T* v;
   const float* r;
   float tau;
   float* s;
 };
+struct NormArguments : AfterArguments<__nv_bfloat16> {};
 
 __device__ inline uint32_t pack_half(float low, float high) {
   const __half2 pair = __floats2half2_rn(low, high);

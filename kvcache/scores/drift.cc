@@ -40,4 +40,12 @@ AdaptiveWindows adaptive_windows(Context& ctx, const Tensor& top_sums, int64_t W
   return result;
 }
 
+int64_t adaptive_reach(int64_t L, int64_t kernel_size, double beta) {
+  // |t| is at most L - 1, and rounding keeps the order. |shift| is at most `steps`, but 1 at t = 0.
+  const double steps = std::floor(static_cast<double>(L - 1) / beta);
+  if (steps >= static_cast<double>(L)) return L;
+  const auto m = static_cast<int64_t>(steps);
+  return std::min(L, std::max(kernel_size / 2, m) + std::max<int64_t>(m, 1));
+}
+
 }  // namespace restkv

@@ -24,6 +24,10 @@ struct AdaptiveWindows {
 AdaptiveWindows adaptive_windows(Context& ctx, const Tensor& top_sums, int64_t W, int64_t top, int64_t kernel_size,
                                  double beta);
 
+/// The largest distance between a position and one in its window, whatever the attention of a prompt of L positions; L
+/// where it would be more.
+int64_t adaptive_reach(int64_t L, int64_t kernel_size, double beta);
+
 namespace gpu {  // drift_gpu.cu
 void adaptive_windows(Context& ctx, const Tensor& top_sums, int64_t W, int64_t top, int64_t kernel_size, double beta,
                       const AdaptiveWindows& result);

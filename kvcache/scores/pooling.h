@@ -3,6 +3,7 @@
 
 #include "dist/base/context.h"
 #include "kvcache/local_shard.h"
+#include "kvcache/statistics/exchange.h"
 
 namespace restkv {
 
@@ -27,6 +28,10 @@ struct PoolWindow {
 void pool_scores(Context& ctx, const LocalShard& shard, const float* scores, int64_t rows, PoolEdge edge,
                  const Tensor& windows, float* pooled);
 
+/// The same of scores that were exchanged (statistics/exchange.h). Precondition: no window goes beyond their reach.
+void pool_scores(Context& ctx, const LocalShard& shard, const PastScores& scores, int64_t rows, PoolEdge edge,
+                 const Tensor& windows, float* pooled);
+
 /// The windows of `rows` rows that have the same.
 Tensor equal_windows(Context& ctx, int64_t rows, PoolWindow window);
 
@@ -37,7 +42,7 @@ void pool_scores(Context& ctx, const LocalShard& shard, const float* scores, int
 
 namespace gpu {  // pooling_gpu.cu
 /// Precondition: no window is empty.
-void pool_scores(Context& ctx, const LocalShard& shard, const float* scores, int64_t rows, PoolEdge edge,
+void pool_scores(Context& ctx, const LocalShard& shard, const PastScores& scores, int64_t rows, PoolEdge edge,
                  const PoolWindow* windows, float* pooled);
 void equal_windows(Context& ctx, int64_t rows, PoolWindow window, PoolWindow* windows);
 }  // namespace gpu

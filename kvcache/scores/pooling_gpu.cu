@@ -21,15 +21,60 @@ __device__ void take(float& value, float x) {
     value += x;
 }
 
+// Where the scores of one run's neighbourhood lie, of one row: `count` positions from `first` on at `own`, those before
+// end at `before`, those behind begin at `behind`.
+struct RunScores {
+  const float* own;
+  int64_t first, count;
+  const float* before;
+  const float* behind;
+
+  __device__ float at(int64_t position) const {
+    const int64_t i = position - first;
+    return i < 0 ? before[i] : i < count ? own[i] : behind[i - count];
+  }
+};
+
+// Of both runs; rows are `stride` apart, in the strips of neighbours `strip_stride`.
+struct Sources {
+  RunScores run[2] = {};
+  int64_t stride = 0, strip_stride = 0;
+
+  // Field by field: an index into kernel parameters would copy them to local memory.
+  __device__ RunScores of(bool lower, int64_t row) const {
+    return {(lower ? run[0].own : run[1].own) + row * stride, lower ? run[0].first : run[1].first,
+            lower ? run[0].count : run[1].count, (lower ? run[0].before : run[1].before) + row * strip_stride,
+            (lower ? run[0].behind : run[1].behind) + row * strip_stride};
+  }
+};
+
+Sources sources_of(const LocalShard& shard, const PastScores& scores, int64_t rows) {
+  Sources result;
+  const float* values = scores.values.data<float>();
+  result.stride = scores.by_position ? shard.P : shard.stride;
+  result.strip_stride = kEdgeStrips * scores.reach;
+  const auto strip = [&](EdgeStrip s) {
+    return s.rank < 0 ? values : scores.edges.data<float>() + (s.rank * rows * kEdgeStrips + s.strip) * scores.reach;
+  };
+  for (size_t r = 0; r < shard.past.size(); ++r) {
+    const Segment& s = shard.past[r];
+    if (scores.by_position)
+      result.run[r] = {values, 0, shard.P, values, values};
+    else
+      result.run[r] = {values + s.local, s.global, s.count, strip(scores.neighbours.before[r]) + scores.reach,
+                       strip(scores.neighbours.behind[r])};
+  }
+  return result;
+}
+
 // The score at a position that may lie outside [0, P).
 template <PoolEdge edge>
-__device__ float score_at(const float* scores, int64_t P, int64_t position) {
+__device__ float score_at(const RunScores& scores, int64_t P, int64_t position) {
   if constexpr (edge == PoolEdge::replicate) {
-    position = position < 0 ? 0 : position >= P ? P - 1 : position;
-    return scores[position];
+    return scores.at(position < 0 ? 0 : position >= P ? P - 1 : position);
   } else {
     const float outside = edge == PoolEdge::lowest ? -INFINITY : 0.0f;
-    return position < 0 || position >= P ? outside : scores[position];
+    return position < 0 || position >= P ? outside : scores.at(position);
   }
 }
 
@@ -67,10 +112,11 @@ __device__ void take_slice(const float4* near, int width, float (&value)[kOutput
 // One block per piece of kTile positions (x) and row (y).
 template <PoolEdge edge>
 __global__ void __launch_bounds__(kThreads)
-    pool(Pieces pieces, const float* scores, int64_t P, const PoolWindow* windows, float* pooled, int64_t stride) {
+    pool(Pieces pieces, Sources sources, int64_t P, const PoolWindow* windows, float* pooled, int64_t stride) {
   __shared__ __align__(16) float near[kTile + kSlice + 8];
   const int64_t row = blockIdx.y;
   const Piece piece = pieces.at(static_cast<int>(blockIdx.x));
+  const RunScores scores = sources.of(static_cast<int>(blockIdx.x) < pieces.first_run, row);
   const PoolWindow window = windows[row];
   const int64_t width = window.last - window.first + 1;
   // -0 leaves the sign of a first -0 alone, as starting with the first score does.
@@ -82,7 +128,7 @@ __global__ void __launch_bounds__(kThreads)
     __syncthreads();
 #pragma unroll 5
     for (int i = static_cast<int>(threadIdx.x); i < kTile + slice + 3; i += kThreads)
-      near[i] = score_at<edge>(scores + row * P, P, piece.global + window.first + done + i);
+      near[i] = score_at<edge>(scores, P, piece.global + window.first + done + i);
     __syncthreads();
     take_slice<edge>(reinterpret_cast<const float4*>(near), slice, value);
   }
@@ -107,7 +153,7 @@ __global__ void fill_windows(PoolWindow window, int64_t rows, PoolWindow* window
 
 }  // namespace
 
-void pool_scores(Context& ctx, const LocalShard& shard, const float* scores, int64_t rows, PoolEdge edge,
+void pool_scores(Context& ctx, const LocalShard& shard, const PastScores& scores, int64_t rows, PoolEdge edge,
                  const PoolWindow* windows, float* pooled) {
   const Pieces pieces(Runs(shard.past), kTile);
   if (rows == 0 || pieces.count() == 0) return;
@@ -116,7 +162,8 @@ void pool_scores(Context& ctx, const LocalShard& shard, const float* scores, int
   const auto kernel = edge == PoolEdge::replicate ? pool<PoolEdge::replicate>
                       : edge == PoolEdge::zero    ? pool<PoolEdge::zero>
                                                   : pool<PoolEdge::lowest>;
-  kernel<<<grid, kThreads, 0, stream_of(ctx)>>>(pieces, scores, shard.P, windows, pooled, shard.stride);
+  kernel<<<grid, kThreads, 0, stream_of(ctx)>>>(pieces, sources_of(shard, scores, rows), shard.P, windows, pooled,
+                                                shard.stride);
   RESTKV_KERNEL_CHECK();
 }
 

@@ -304,9 +304,8 @@ void reconstruction_after(Context& ctx, const HeadLayout& heads, const LocalShar
   RESTKV_CHECK(tensor_cores || kernel == NormKernel::fastest,
                "reconstruction_after: no tensor-core kernel for {} of {}", name_of(v.dtype), d);
   if (!tensor_cores) return plain_reconstruction_after(ctx, heads, shard, a, o, v, r, tau, s);
-  const NormArguments p{
-      head_map(heads),         shard.L_lc, shard.stride, v.ld, a, o, static_cast<const __nv_bfloat16*>(v.data), r,
-      static_cast<float>(tau), s};
+  const NormArguments p{{head_map(heads), shard.L_lc, shard.stride, v.ld, a, o,
+                         static_cast<const __nv_bfloat16*>(v.data), r, static_cast<float>(tau), s}};
   const int group = largest_group(heads);
   // Nothing that depends on the layout may choose the kernel: scores are the same bits on all.
   if (kernel == NormKernel::fastest ? has_warpgroup_norms() : kernel != NormKernel::warps)

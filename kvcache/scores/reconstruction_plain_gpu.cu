@@ -5,6 +5,7 @@
 #include "dist/base/gpu_math.h"
 #include "kvcache/gpu/layout.h"
 #include "kvcache/gpu/softmax_weight.h"
+#include "kvcache/gpu/squared_norms.h"
 #include "kvcache/scores/reconstruction.h"
 
 namespace restkv::gpu {
@@ -52,18 +53,6 @@ __device__ void load_positions(const T* v, int64_t v_ld, int column, int d, int6
     x[i % d * kPitch + i / d] = position < L_lc ? to_f32(v[position * v_ld + column + i % d]) : 0.0f;
   }
 }
-
-template <class T>
-struct AfterArguments {
-  HeadMap heads;
-  int64_t L_lc, stride, v_ld;
-  const float* a;
-  const float* o;
-  const T* v;
-  const float* r;
-  float tau;
-  float* s;
-};
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) after_kernel(AfterArguments<T> p) {

@@ -1,9 +1,16 @@
 #include "kvcache/scores/smoothing.h"
 
+#include <algorithm>
+
 #include "kvcache/scores/drift.h"
 #include "kvcache/scores/pooling.h"
 
 namespace restkv {
+
+int64_t pooling_reach(const CacheConfig& config, int64_t L) {
+  return config.pooling == Pooling::adaptive ? adaptive_reach(L, config.kernel_size, config.beta)
+                                             : std::min(L, config.kernel_size / 2);
+}
 
 PolicyScores smooth_scores(LayerStatistics& layer, Tensor scores) {
   const CacheConfig& config = layer.config();
@@ -11,7 +18,7 @@ PolicyScores smooth_scores(LayerStatistics& layer, Tensor scores) {
   if (config.pooling == Pooling::none) return {std::move(scores), {}, {}};
   PolicyScores result;
   Tensor windows;
-  layer.begin_gather_past(scores);
+  layer.begin_gather_past(scores, pooling_reach(config, layer.shard().L));
   PoolEdge edge = config.pooling == Pooling::max ? PoolEdge::lowest : PoolEdge::zero;
   if (config.pooling == Pooling::adaptive) {
     edge = PoolEdge::replicate;
@@ -23,9 +30,9 @@ PolicyScores smooth_scores(LayerStatistics& layer, Tensor scores) {
   } else {
     windows = equal_windows(layer.ctx(), rows, {-(config.kernel_size / 2), config.kernel_size / 2});
   }
-  Tensor all = layer.finish_gather_past();
+  const PastScores all = layer.finish_gather_past();
   result.values = layer.new_rows(rows);
-  pool_scores(layer.ctx(), layer.shard(), all.data<float>(), rows, edge, windows, result.values.data<float>());
+  pool_scores(layer.ctx(), layer.shard(), all, rows, edge, windows, result.values.data<float>());
   return result;
 }
 

@@ -238,7 +238,7 @@ void search(Context& ctx, const RowValues& rows, int64_t count, bool all_above, 
       gather(stream, rows, count, state, candidate);
     }
   }
-  resolve(stream, count, rows, state, candidate, results);
+  resolve(ctx, count, rows, state, candidate, results);
 }
 
 // top[row][i] = rank of the value that lists[row][i] (a local index) names; behind counts[row] nothing is written.

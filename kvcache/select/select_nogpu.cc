@@ -23,7 +23,9 @@ void resolve_union(Context&, const uint64_t*, int, int64_t, int64_t, const uint3
 }
 void top_set_sums(Context&, const SelectRows&, const SelectCut*, int64_t*) { absent(); }
 void top_set_rows(Context&, const SelectRows&, const SelectCut*, Range, int64_t, int32_t*, int32_t*) { absent(); }
-void pool_scores(Context&, const LocalShard&, const float*, int64_t, PoolEdge, const PoolWindow*, float*) { absent(); }
+void pool_scores(Context&, const LocalShard&, const PastScores&, int64_t, PoolEdge, const PoolWindow*, float*) {
+  absent();
+}
 void equal_windows(Context&, int64_t, PoolWindow, PoolWindow*) { absent(); }
 void adaptive_windows(Context&, const Tensor&, int64_t, int64_t, int64_t, double, const AdaptiveWindows&) { absent(); }
 

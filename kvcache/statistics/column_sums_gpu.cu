@@ -4,9 +4,9 @@
 #include <cmath>
 
 #include "dist/base/gpu_handles.h"
-#include "kvcache/gpu/layout.h"
+#include "kvcache/gpu/column_steps.h"
 #include "kvcache/gpu/tensor_core.h"
-#include "kvcache/statistics/column_sums.h"
+#include "kvcache/statistics/column_sums_kernels.h"
 
 namespace restkv::gpu {
 namespace {
@@ -15,22 +15,6 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr int kQueries = 64;  // of a step, from a multiple of as many positions on
 constexpr int kStages = 3;
-// Queries whose weights are added in f32; then in integers: which queries a rank has does not change a bit of the
-// whole.
-constexpr int kAdded = 32;
-constexpr float kLog2e = 1.4426950408889634f;
-
-struct Arguments {
-  HeadMap heads;
-  Segment run[2];  ///< of this rank's positions
-  int64_t L, L_lc, q_ld, k_ld;
-  float scale;  ///< log2(e) / sqrt(d)
-  const __nv_bfloat16* q;
-  const __nv_bfloat16* k;
-  const float* lse;
-  int64_t* sums;
-};
-
 // Each warp has 16 * kTiles keys.
 template <int kD, int kTiles>
 struct Shape {
@@ -49,47 +33,14 @@ __device__ inline uint32_t place(int row, int chunk, int row_bytes) {
   return static_cast<uint32_t>(row * row_bytes + (chunk ^ (row & 7)) * 16);
 }
 
-__device__ inline float exp2_approximate(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 // column_sum_of() without f64: a product with a power of two is exact.
 __device__ inline int64_t in_units(float weights) {
   return __float2ll_rn(weights * static_cast<float>(int64_t{1} << kColumnSumBits));
 }
 
-/// Where the queries of a step lie.
-struct Step {
-  int64_t local;     ///< first row on this rank
-  int64_t position;  ///< its position
-  int count;         ///< rows, at most kQueries
-};
-
-// Steps of the queries that see any of the keys from `key0` on, through both runs.
-struct Steps {
-  int64_t skip[2];  // queries of each run before the first step
-  int count[2];
-
-  __device__ Steps(const Segment (&run)[2], int64_t key0) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      skip[i] = max(int64_t{0}, (key0 - run[i].global) / kQueries * kQueries);
-      count[i] = skip[i] < run[i].count ? static_cast<int>((run[i].count - skip[i] + kQueries - 1) / kQueries) : 0;
-    }
-  }
-  __device__ int total() const { return count[0] + count[1]; }
-  __device__ Step at(const Segment (&run)[2], int index) const {
-    // Field by field: an index into kernel parameters would copy them to local memory.
-    const bool lower = index < count[0];
-    const int64_t first =
-        (lower ? skip[0] : skip[1]) + static_cast<int64_t>(lower ? index : index - count[0]) * kQueries;
-    const int64_t left = (lower ? run[0].count : run[1].count) - first;
-    return {(lower ? run[0].local : run[1].local) + first, (lower ? run[0].global : run[1].global) + first,
-            static_cast<int>(left < kQueries ? left : kQueries)};
-  }
-};
+using Arguments = ColumnArguments;
+using Step = QueryStep;
+using Steps = QuerySteps<kQueries>;
 
 template <class S, int kD>
 __device__ void load_queries(const Arguments& p, int head, const Step& step, uint32_t to, float* lse) {
@@ -255,11 +206,7 @@ __global__ void column_scores_kernel(Segment run, int64_t L, int64_t stride, con
   if (i < run.count) scores[head * stride + run.local + i] = column_sum_value(sums[head * L + run.global + i]);
 }
 
-}  // namespace
-
-void column_sums(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const PromptQueries& prompt,
-                 int64_t* sums) {
-  if (heads.Hq_lc() == 0 || shard.L == 0) return;
+Arguments arguments_of(const HeadLayout& heads, const LocalShard& shard, const PromptQueries& prompt, int64_t* sums) {
   RESTKV_CHECK(shard.all.size() <= 2, "{} runs of positions; kernels take two", shard.all.size());
   RESTKV_CHECK(prompt.q.dtype == prompt.k.dtype, "column_sums: queries of {}, keys of {}", name_of(prompt.q.dtype),
                name_of(prompt.k.dtype));
@@ -270,21 +217,42 @@ void column_sums(Context& ctx, const HeadLayout& heads, const LocalShard& shard,
   }
   p.heads = head_map(heads);
   p.L = shard.L, p.L_lc = shard.L_lc, p.q_ld = prompt.q.ld, p.k_ld = prompt.k.ld;
-  const float scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(heads.d)));
-  p.scale = scale * kLog2e;
+  p.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(heads.d))) * kLog2e;
+  p.q = static_cast<const __nv_bfloat16*>(prompt.q.data);
+  p.k = static_cast<const __nv_bfloat16*>(prompt.k.data);
   p.lse = prompt.lse, p.sums = sums;
+  return p;
+}
+
+}  // namespace
+
+void column_sums(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const PromptQueries& prompt,
+                 int64_t* sums) {
+  column_sums(ctx, heads, shard, prompt, sums, ColumnKernel::fastest);
+}
+
+void column_sums(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const PromptQueries& prompt,
+                 int64_t* sums, ColumnKernel kernel) {
+  if (heads.Hq_lc() == 0 || shard.L == 0) return;
+  const Arguments p = arguments_of(heads, shard, prompt, sums);
   const int64_t d = heads.d;
-  if (prompt.k.dtype == DType::bf16 && (d == 64 || d == 128 || d == 256) && aligned_rows(prompt.q, 16) &&
-      aligned_rows(prompt.k, 16)) {
-    p.q = static_cast<const __nv_bfloat16*>(prompt.q.data);
-    p.k = static_cast<const __nv_bfloat16*>(prompt.k.data);
+  const bool tensor_cores = prompt.k.dtype == DType::bf16 && (d == 64 || d == 128 || d == 256) &&
+                            aligned_rows(prompt.q, 16) && aligned_rows(prompt.k, 16);
+  RESTKV_CHECK(tensor_cores || kernel == ColumnKernel::fastest, "column_sums: {} of head size {} by a kernel of choice",
+               name_of(prompt.k.dtype), d);
+  if (tensor_cores) {
+    const bool fits = d != 256;
+    const bool by_warpgroups =
+        kernel == ColumnKernel::fastest ? fits && has_warpgroup_columns() : kernel != ColumnKernel::warps;
+    if (by_warpgroups) return warpgroup_columns(ctx, p, kernel == ColumnKernel::warpgroups_mixed);
     if (d == 64) return launch<64, 2>(ctx, p);
     if (d == 128) return launch<128, 2>(ctx, p);
     return launch<256, 1>(ctx, p);
   }
   with_elements("column_sums", prompt.k, [&](auto* k) {
     const dim3 grid(blocks_for(p.L, 128), static_cast<unsigned>(heads.Hq_lc()));
-    plain_column_sums<<<grid, 128, 0, stream_of(ctx)>>>(p.heads, p.run[0], p.run[1], p.L, p.L_lc, p.q_ld, p.k_ld, scale,
+    plain_column_sums<<<grid, 128, 0, stream_of(ctx)>>>(p.heads, p.run[0], p.run[1], p.L, p.L_lc, p.q_ld, p.k_ld,
+                                                        static_cast<float>(1.0 / std::sqrt(static_cast<double>(d))),
                                                         static_cast<decltype(k)>(prompt.q.data), k, p.lse, sums);
     RESTKV_KERNEL_CHECK();
   });

@@ -23,16 +23,15 @@ LayerStatistics::LayerStatistics(Context& ctx, Communicator& sequence, const Hea
       past_budget_(past_budget) {}
 
 void LayerStatistics::compute_logits() {
-  if (softmax_.numel() > 0 || rows() == 0) return;
+  if (has_logits_ || rows() == 0) return;
+  has_logits_ = true;  // a rank without positions has none, and makes the exchange once all the same
   const int64_t blocks = static_cast<int64_t>(shard_.blocks.size());
   logits_ = ctx_.empty(DType::f32, {rows(), shard_.stride});
   Tensor partials = ctx_.empty(DType::f32, {blocks, rows() * 2});
   window_logits(ctx_, heads_, shard_, layer_.q_window, layer_.k, logits_.data<float>(), partials.data<float>());
   if (!layer_.form.plain(shard_.L))
     bound_logits(ctx_, heads_, shard_, layer_.form, logits_.data<float>(), partials.data<float>());
-  Tensor all = gather_blocks(ctx_, sequence_, *layer_.partition, partials, rows() * 2);
-  softmax_ = ctx_.empty(DType::f32, {rows(), 2});
-  fold_softmax(ctx_, all.data<float>(), slot_, rows(), softmax_.data<float>());
+  softmax_partials_ = begin_gather_blocks(ctx_, sequence_, *layer_.partition, partials, rows() * 2);
 }
 
 const float* LayerStatistics::logits() {
@@ -42,6 +41,12 @@ const float* LayerStatistics::logits() {
 
 const float* LayerStatistics::softmax() {
   compute_logits();
+  if (softmax_.numel() == 0 && rows() > 0) {
+    const Tensor all = finish_gather_blocks(sequence_, softmax_partials_);
+    softmax_ = ctx_.empty(DType::f32, {rows(), 2});
+    fold_softmax(ctx_, all.data<float>(), slot_, rows(), softmax_.data<float>());
+    softmax_partials_ = {};
+  }
   return softmax_.data<float>();
 }
 
@@ -117,12 +122,12 @@ SelectRows LayerStatistics::logit_rows() {
   return input;
 }
 
-void LayerStatistics::begin_gather_past(const Tensor& scores) {
-  past_ = restkv::begin_gather_past(ctx_, sequence_, *layer_.partition, shard_, scores.data<float>(), scores.size(0));
+void LayerStatistics::begin_gather_past(const Tensor& scores, int64_t reach) {
+  past_ = restkv::begin_gather_past(ctx_, sequence_, *layer_.partition, shard_, scores, reach);
 }
 
-Tensor LayerStatistics::finish_gather_past() {
-  Tensor all = restkv::finish_gather_past(ctx_, sequence_, *layer_.partition, shard_, past_);
+PastScores LayerStatistics::finish_gather_past() {
+  PastScores all = restkv::finish_gather_past(ctx_, sequence_, *layer_.partition, shard_, past_);
   past_ = {};
   return all;
 }

@@ -33,7 +33,8 @@ class LayerStatistics {
   /// Uninitialised scores [rows, shard().stride] (f32).
   Tensor new_rows(int64_t rows) const { return ctx_.empty(DType::f32, {rows, shard_.stride}); }
 
-  /// [Hq_lc * W, stride] (f32), see window_logits.h. Collective at the first call.
+  /// [Hq_lc * W, stride] (f32), see window_logits.h. Collective at the first call: begins an exchange beside what comes
+  /// next, and softmax() ends it (a policy that asks for logits() asks for softmax() too).
   const float* logits();
   /// [Hq_lc * W, 2] (f32): maximum and 1 / sum of every row over all positions. Collective at the first call.
   const float* softmax();
@@ -52,12 +53,14 @@ class LayerStatistics {
   Tensor top_position_sums();
   /// Rows of top_position_sums() whose cut fell into a tie, at the last call. Waits for the device.
   int64_t tied_rows() const { return top_.tied_rows(ctx_); }
-  /// Begins to gather the scores [rows, stride] of all ranks, beside what comes next. Collective.
-  void begin_gather_past(const Tensor& scores);
-  /// [rows, P]: these scores by global position. Collective.
-  Tensor finish_gather_past();
+  /// Begins to exchange the scores [rows, stride] of all ranks, beside what comes next; `reach`: how far from its own
+  /// positions a rank will read them. Collective.
+  void begin_gather_past(const Tensor& scores, int64_t reach);
+  /// These scores, for pooling. Collective.
+  PastScores finish_gather_past();
 
  private:
+  // Their partials are on their way then; softmax() waits for those of the other ranks.
   void compute_logits();
   bool in_gpu_group() const { return ctx_.device() == Device::gpu && sequence_.size() > 1; }
   SelectRows logit_rows();
@@ -70,9 +73,11 @@ class LayerStatistics {
   const LayerKv& layer_;
   LocalShard shard_;
   std::vector<int64_t> slot_;
+  bool has_logits_ = false;
   int64_t past_budget_;
   SelectResult top_;
   std::optional<GroupSelect> begun_top_;
+  BlockGather softmax_partials_;
   PastGather past_;
   Tensor logits_, softmax_, window_outputs_, top_sums_;
 };

@@ -1,5 +1,6 @@
 // Microseconds of one layer's eviction on n GPU ranks, step by step and as a whole, at the shape of Llama-3.1-8B:
-//   mpirun -np N evict_group_bench [L ...]     (default 131072 and 262144)
+//   mpirun -np N evict_group_bench [--peers] [L ...]     (default 131072 and 262144)
+// --peers: short messages go over peer memory (NcclOptions::pushed_bytes), else over NCCL.
 // Each line is the slowest rank's median; steps with an exchange contain the wait for the other ranks.
 #include <fmt/format.h>
 
@@ -129,11 +130,16 @@ void Bench::steps(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
     reconstruction_after(ctx, heads, shard, a.data<float>(), o.data<float>(), MatrixView(v), r.data<float>(), 1.0,
                          s.data<float>());
   });
-  time("E4 gather of the scores", [&] { all = gather_past(ctx, group, partition, shard, s.data<float>(), kHq); });
+  PastScores scores;
+  for (const int64_t reach : {L, adaptive_reach(L, 5, 2000.0)})
+    time(reach == L ? "(E4 gather of all scores)" : "E4 gather of the scores at the edges", [&] {
+      scores =
+          finish_gather_past(ctx, group, partition, shard, begin_gather_past(ctx, group, partition, shard, s, reach));
+    });
   AdaptiveWindows windows;
   time("E4 windows and pooling", [&] {
     windows = adaptive_windows(ctx, sums, kWindow, kPast, 5, 2000.0);
-    pool_scores(ctx, shard, all.data<float>(), kHq, PoolEdge::replicate, windows.windows, pooled.data<float>());
+    pool_scores(ctx, shard, scores, kHq, PoolEdge::replicate, windows.windows, pooled.data<float>());
   });
   std::vector<std::vector<const float*>> members(kHkv);
   for (int64_t h = 0; h < kHq; ++h) members[h * kHkv / kHq].push_back(pooled.data<float>() + h * shard.stride);
@@ -195,9 +201,16 @@ int bench(int argc, char** argv) {
   MpiRuntime mpi(&argc, &argv);
   std::unique_ptr<Communicator> control = mpi.world(300.0);
   Context ctx(Context::Options{Device::gpu, 1, mpi.local_rank()});
-  std::unique_ptr<Communicator> group = make_nccl_communicator(ctx, *control, {});
+  NcclOptions options;
   std::vector<int64_t> lengths;
-  for (int i = 1; i < argc; ++i) lengths.push_back(std::atoll(argv[i]));
+  for (int i = 1; i < argc; ++i) {
+    if (std::string_view(argv[i]) == "--peers")
+      options.pushed_bytes = -1;
+    else
+      lengths.push_back(std::atoll(argv[i]));
+  }
+  std::unique_ptr<Communicator> group = make_nccl_communicator(ctx, *control, options);
+  if (group->rank() == 0) fmt::print("short gathers over {}\n", options.pushed_bytes != 0 ? "peer memory" : "NCCL");
   if (lengths.empty()) lengths = {131072, 262144};
   for (int64_t L : lengths) Bench{ctx, *group, *control, L}.run();
   return 0;

@@ -14,7 +14,7 @@
 #include "dist/base/mix.h"
 #include "kvcache/scores/group_mean.h"
 #include "kvcache/scores/reconstruction_kernels.h"
-#include "kvcache/statistics/column_sums.h"
+#include "kvcache/statistics/column_sums_kernels.h"
 #include "kvcache/statistics/exchange.h"
 #include "kvcache/statistics/window_attention.h"
 #include "kvcache/statistics/window_logits.h"
@@ -75,7 +75,6 @@ void measure(Context& ctx, int64_t L) {
   const SequencePartition partition(L, 1);
   const LocalShard shard = make_local_shard(partition, 0, W);
   const std::vector<int64_t> slot = block_slots(partition);
-  const auto self = make_self_communicator();
   const Tensor q = random_rows(ctx, W, Hq * d, 1), k = random_rows(ctx, L, Hkv * d, 2);
   const Tensor v = random_rows(ctx, L, Hkv * d, 3);
   std::vector<float> factors(static_cast<size_t>(Hq * d * d));
@@ -88,7 +87,7 @@ void measure(Context& ctx, int64_t L) {
   const int64_t blocks = partition.blocks();
   Tensor logits = floats({rows, shard.stride}), partials = floats({blocks, rows, 2}), softmax = floats({rows, 2});
   Tensor a = floats({Hq, shard.stride}), outputs = floats({blocks, Hq, d}), o = floats({Hq, d});
-  Tensor s = floats({Hq, shard.stride}), mean = floats({Hkv, shard.stride}), all;
+  Tensor s = floats({Hq, shard.stride}), mean = floats({Hkv, shard.stride});
   std::vector<std::vector<const float*>> members(static_cast<size_t>(Hkv));
   for (int64_t h = 0; h < Hq; ++h) members[h / 4].push_back(s.data<float>() + h * shard.stride);
   const std::vector<Step> steps = {
@@ -110,7 +109,6 @@ void measure(Context& ctx, int64_t L) {
          reconstruction_after(ctx, heads, shard, a.data<float>(), o.data<float>(), MatrixView(v), r.data<float>(), 1.0,
                               s.data<float>());
        }},
-      {"gather_past", [&] { all = gather_past(ctx, *self, partition, shard, s.data<float>(), Hq); }},
       {"group_mean", [&] { group_mean(ctx, members, P, shard.stride, mean.data<float>()); }},
   };
   const std::vector<double> times = time_steps(ctx, steps);
@@ -161,18 +159,24 @@ void measure(Context& ctx, int64_t L) {
   // h2o's pass over all queries; its time does not depend on the log-sum-exps.
   const Tensor prompt_q = random_rows(ctx, L, Hq * d, 4);
   Tensor lse = ctx.zeros(DType::f32, {Hq, L}), sums = ctx.empty(DType::i64, {Hq, L});
-  const std::vector<Step> h2o = {
-      {"column_sums",
-       [&] {
-         column_sums(ctx, heads, shard, {MatrixView(prompt_q), MatrixView(k), lse.data<float>()}, sums.data<int64_t>());
-       }},
-      {"column_scores", [&] { column_scores(ctx, heads, shard, sums.data<int64_t>(), s.data<float>()); }},
-  };
+  const double causal = static_cast<double>(L) * static_cast<double>(L) * static_cast<double>(Hq * d) / 1e6;
+  std::vector<Step> h2o;
+  for (const auto& [name, kernel] : {std::pair("columns by warps", gpu::ColumnKernel::warps),
+                                     std::pair("columns by warpgroups", gpu::ColumnKernel::warpgroups),
+                                     std::pair("columns mixed", gpu::ColumnKernel::warpgroups_mixed)}) {
+    if (kernel != gpu::ColumnKernel::warps && !gpu::has_warpgroup_columns()) continue;
+    h2o.push_back({name, [&, which = kernel] {
+                     gpu::column_sums(ctx, heads, shard, {MatrixView(prompt_q), MatrixView(k), lse.data<float>()},
+                                      sums.data<int64_t>(), which);
+                   }});
+  }
   const std::vector<double> pass = time_steps(ctx, h2o);
   for (size_t i = 0; i < h2o.size(); ++i)
-    printf("%8ld  %-22s %9.1f us\n", static_cast<long>(L), h2o[i].name.c_str(), pass[i]);
-  printf("%8ld  %-22s %9.1f TFLOP/s of the causal half\n", static_cast<long>(L), "column_sums",
-         static_cast<double>(L) * static_cast<double>(L) * static_cast<double>(Hq * d) / pass[0] / 1e6);
+    printf("%8ld  %-22s %9.1f us, %.1f TFLOP/s of the causal half\n", static_cast<long>(L), h2o[i].name.c_str(),
+           pass[i], causal / pass[i]);
+  const std::vector<Step> scores = {
+      {"column_scores", [&] { column_scores(ctx, heads, shard, sums.data<int64_t>(), s.data<float>()); }}};
+  printf("%8ld  %-22s %9.1f us\n", static_cast<long>(L), "column_scores", time_steps(ctx, scores)[0]);
 }
 
 }  // namespace

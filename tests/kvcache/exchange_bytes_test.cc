@@ -61,15 +61,15 @@ TEST(ExchangeBytes, FullCacheExchangesNothing) {
   EXPECT_EQ(bytes.sequence + bytes.tensor, 0);
 }
 
-// The figures that the design promises for Llama-3.1-8B at 128K tokens: 1 MB of partials, 2 MB of outputs, 16 MB of
-// scores; per rank of 2, a half of each.
+// The figures that the design promises for Llama-3.1-8B at 128K tokens: 1 MB of partials, 2 MB of outputs; per rank of
+// 2, a half of each. Of the scores, four strips of the pooling's half width per row.
 TEST(ExchangeBytes, AtTheDesignedScale) {
   CacheConfig config;
   config.pooling = Pooling::average;
   const SequencePartition partition(131072, 2);
   const HeadLayout heads{32, 8, 128, {{0, 32}, {0, 8}}};
-  const int64_t blocks = 64, past = partition.local_size(1);
-  const int64_t expected = blocks * 32 * 32 * 2 * 4 + blocks * 32 * 128 * 4 + 32 * past * 4 + 8 * 1536 * 4;
+  const int64_t blocks = 64, reach = 2;
+  const int64_t expected = blocks * 32 * 32 * 2 * 4 + blocks * 32 * 128 * 4 + 32 * 4 * reach * 4 + 8 * 1536 * 4;
   EXPECT_EQ(eviction_exchange_bytes(config, heads, partition, 1, 1).sequence, expected);
 }
 

@@ -9,6 +9,7 @@
 #include "kvcache/scores/drift.h"
 #include "kvcache/scores/pooling.h"
 #include "kvcache/select/radix_select.h"
+#include "kvcache/statistics/past_edges.h"
 #include "kvcache/statistics/window_attention.h"
 #include "tests/gpu_test.h"
 #include "tests/kvcache/select_rows.h"
@@ -268,6 +269,59 @@ TEST_F(SelectGpu, PoolingHasTheBitsOfTheCpu) {
   const auto host = gpu->to_host<int64_t>(equal);
   for (size_t i = 0; i < host.size(); ++i) ASSERT_EQ(host[i], i % 2 == 0 ? -3 : 3);
   EXPECT_EQ(host.size(), 600u);
+}
+
+// Every rank pools its own scores and the strips of its neighbours; each score that it must not read is NaN.
+TEST_F(SelectGpu, PoolingAtTheEdgesHasTheBitsOfTheCpu) {
+  std::mt19937 random(12);
+  std::normal_distribution<float> normal;
+  int64_t compared = 0;
+  for (auto [L, ranks] : {std::pair<int64_t, int>{9000, 1}, {9000, 2}, {9017, 3}, {20000, 4}, {1000, 4}})
+    for (int64_t reach : {1, 2, 7, 128, 131}) {
+      const SequencePartition partition(L, ranks);
+      const int64_t W = 16, P = L - W;
+      ASSERT_EQ(edges_suffice(partition, P, reach), reach <= 7 || L > 1000) << L << ", reach " << reach;
+      if (!edges_suffice(partition, P, reach)) continue;
+      const std::vector<PoolWindow> windows = {{0, 0},          {-reach, -reach}, {reach, reach},
+                                               {-reach, reach}, {-1, reach},      {-reach, 1}};
+      const int64_t rows = static_cast<int64_t>(windows.size());
+      std::vector<float> scores;
+      for (int64_t i = 0; i < rows * P; ++i) scores.push_back(std::exp(4 * normal(random)));
+      Tensor edges = poisoned(DType::f32, {ranks, rows, kEdgeStrips, reach});
+      std::vector<Tensor> own;
+      for (int rank = 0; rank < ranks; ++rank) {
+        const LocalShard shard = make_local_shard(partition, rank, W);
+        std::vector<float> local(static_cast<size_t>(rows * shard.stride), std::numeric_limits<float>::quiet_NaN());
+        for (int64_t row = 0; row < rows; ++row)
+          for (const Segment& s : shard.past)
+            std::copy_n(scores.begin() + row * P + s.global, s.count, local.begin() + row * shard.stride + s.local);
+        own.push_back(gpu->to_device(local.data(), DType::f32, {rows, shard.stride}));
+        pack_edges(*gpu, shard, own.back().data<float>(), rows, reach, edges.rows(rank, 1).data<float>());
+        Tensor strips = cpu.empty(DType::f32, {rows, kEdgeStrips, reach});
+        pack_edges(cpu, shard, local.data(), rows, reach, strips.data<float>());
+        EXPECT_EQ(gpu->to_host<float>(edges.rows(rank, 1)), cpu.to_host<float>(strips)) << "strips of rank " << rank;
+      }
+      Tensor windows_gpu = gpu->to_device(windows.data(), DType::i64, {rows, 2});
+      Tensor windows_cpu = cpu.to_device(windows.data(), DType::i64, {rows, 2});
+      for (int rank = 0; rank < ranks; ++rank)
+        for (PoolEdge edge : {PoolEdge::replicate, PoolEdge::zero, PoolEdge::lowest}) {
+          const LocalShard shard = make_local_shard(partition, rank, W);
+          Tensor want = cpu.empty(DType::f32, {rows, shard.stride}), got = poisoned(DType::f32, {rows, shard.stride});
+          pool_scores(cpu, shard, scores.data(), rows, edge, windows_cpu, want.data<float>());
+          const PastScores near{own[rank], false, edges, reach, edge_neighbours(partition, shard)};
+          pool_scores(*gpu, shard, near, rows, edge, windows_gpu, got.data<float>());
+          const std::vector<float> pooled = gpu->to_host<float>(got);
+          for (int64_t row = 0; row < rows; ++row)
+            for (const Segment& s : shard.past)
+              for (int64_t i = s.local; i < s.local + s.count; ++i, ++compared)
+                ASSERT_EQ(std::memcmp(want.data<float>() + row * shard.stride + i, &pooled[row * shard.stride + i], 4),
+                          0)
+                    << "L " << L << ", rank " << rank << " of " << ranks << ", reach " << reach << ", row " << row
+                    << ", edge " << static_cast<int>(edge) << ", local index " << i << " of " << s.local << " + "
+                    << s.count;
+        }
+    }
+  EXPECT_GT(compared, 100000);
 }
 
 }  // namespace
