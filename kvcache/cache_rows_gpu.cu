@@ -130,7 +130,7 @@ int64_t vector_bytes(const CacheSource& source, int64_t row_bytes) {
 void store_rows(Context& ctx, const CacheSource& source, const KeptRows& kept, const CacheRows& to, int64_t* first_rows,
                 int32_t* lengths, int64_t packed_reserve) {
   const bool packed = packed_reserve >= 0;
-  const int64_t heads = kept.heads(), vector = vector_bytes(source, to.row_bytes), element = size_of(source.k.dtype);
+  const int64_t heads = to.heads(), vector = vector_bytes(source, to.row_bytes), element = size_of(source.k.dtype);
   const int64_t most = kept.known >= 0 ? kept.known : kept.capacity();
   Store s{source.k.data,
           source.v.data,

@@ -5,10 +5,12 @@ namespace restkv::testing {
 
 /// Logits against a float32 reference, relative to the largest magnitude in the row.
 inline constexpr double kLogitsF32 = 1e-4;
-/// The same with bf16 weights and activations: mean over the rows compared, and any single row. On tests/data/models
-/// Hugging Face's own bf16 forward is 2.6e-2 on average and up to 5.1e-2 away from its f32 one.
-inline constexpr double kLogitsBf16 = 2e-2;
-inline constexpr double kLogitsBf16Row = 5e-2;
+/// The same with bf16 weights and activations: mean over all golden checkpoints; mean over the rows of one model; any
+/// single row. Hugging Face's own bf16 forward is up to 2.8e-2 on average of a model's rows, and 7.4e-2 in a row, away
+/// from its f32 one on tests/data/models (tests/data/measure_bf16.py).
+inline constexpr double kLogitsBf16All = 2e-2;
+inline constexpr double kLogitsBf16 = 2.5e-2;
+inline constexpr double kLogitsBf16Row = 6e-2;
 /// Eviction scores against the published code, relative to the largest score.
 inline constexpr double kScoresF32 = 1e-4;
 /// The same where single rows give one position all but 1e-5 of the attention: in float32 the rest 1 - a is then known

@@ -21,16 +21,19 @@ __device__ void take(float& value, float x) {
     value += x;
 }
 
-// Where the scores of one run's neighbourhood lie, of one row: `count` positions from `first` on at `own`, those before
-// end at `before`, those behind begin at `behind`.
+// Where the scores of one run's neighbourhood lie, of one row: `count` positions from `first` on at `own`, the `reach`
+// before them end at `before`, the `reach` behind them begin at `behind`.
 struct RunScores {
   const float* own;
   int64_t first, count;
   const float* before;
   const float* behind;
+  int64_t reach;
 
+  // A block reads as many scores for the last piece of a run as for any other: nobody uses those out of reach.
   __device__ float at(int64_t position) const {
     const int64_t i = position - first;
+    if (i < -reach || i >= count + reach) return 0.0f;
     return i < 0 ? before[i] : i < count ? own[i] : behind[i - count];
   }
 };
@@ -38,13 +41,16 @@ struct RunScores {
 // Of both runs; rows are `stride` apart, in the strips of neighbours `strip_stride`.
 struct Sources {
   RunScores run[2] = {};
-  int64_t stride = 0, strip_stride = 0;
+  int64_t stride = 0, strip_stride = 0, reach = 0;
 
   // Field by field: an index into kernel parameters would copy them to local memory.
   __device__ RunScores of(bool lower, int64_t row) const {
-    return {(lower ? run[0].own : run[1].own) + row * stride, lower ? run[0].first : run[1].first,
-            lower ? run[0].count : run[1].count, (lower ? run[0].before : run[1].before) + row * strip_stride,
-            (lower ? run[0].behind : run[1].behind) + row * strip_stride};
+    return {(lower ? run[0].own : run[1].own) + row * stride,
+            lower ? run[0].first : run[1].first,
+            lower ? run[0].count : run[1].count,
+            (lower ? run[0].before : run[1].before) + row * strip_stride,
+            (lower ? run[0].behind : run[1].behind) + row * strip_stride,
+            reach};
   }
 };
 
@@ -53,16 +59,23 @@ Sources sources_of(const LocalShard& shard, const PastScores& scores, int64_t ro
   const float* values = scores.values.data<float>();
   result.stride = scores.by_position ? shard.P : shard.stride;
   result.strip_stride = kEdgeStrips * scores.reach;
+  result.reach = scores.reach;
+  // Of one rank local order is that of the positions, and both runs are one.
+  const bool whole = scores.by_position || scores.edges.empty();
   const auto strip = [&](EdgeStrip s) {
     return s.rank < 0 ? values : scores.edges.data<float>() + (s.rank * rows * kEdgeStrips + s.strip) * scores.reach;
   };
   for (size_t r = 0; r < shard.past.size(); ++r) {
     const Segment& s = shard.past[r];
-    if (scores.by_position)
-      result.run[r] = {values, 0, shard.P, values, values};
+    if (whole)
+      result.run[r] = {values, 0, shard.P, values, values, 0};
     else
-      result.run[r] = {values + s.local, s.global, s.count, strip(scores.neighbours.before[r]) + scores.reach,
-                       strip(scores.neighbours.behind[r])};
+      result.run[r] = {values + s.local,
+                       s.global,
+                       s.count,
+                       strip(scores.neighbours.before[r]) + scores.reach,
+                       strip(scores.neighbours.behind[r]),
+                       scores.reach};
   }
   return result;
 }

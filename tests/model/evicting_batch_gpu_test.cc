@@ -56,7 +56,7 @@ TEST_F(DecodeEvictModelGpu, BatchesEqualSingleSequences) {
     std::vector<Sequence> alone, together;
     std::vector<std::vector<int32_t>> want, got;
     for (int64_t i = 0; i < 5; ++i) {
-      alone.push_back(prefill_for(*model, 30 + 60 * i, 1000 + static_cast<uint64_t>(i), 120));
+      alone.push_back(prefill_for(*model, 50 + 60 * i, 1000 + static_cast<uint64_t>(i), 120));
       together.push_back(alone.back().clone());
       want.emplace_back(), got.emplace_back();
       DeviceDecodeBatch batch(*model, {{&alone.back(), sampling, static_cast<uint64_t>(i)}});

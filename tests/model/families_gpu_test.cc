@@ -48,7 +48,12 @@ class Rows {
     printf("%s: %d rows, logits differ by %.4f on average, %.4f at most\n", name_.c_str(), count_, sum_ / count_,
            worst_);
     EXPECT_LT(sum_ / count_, testing::kLogitsBf16) << name_;
+    all_sum += sum_;
+    all_count += count_;
   }
+  /// Over all models so far.
+  inline static double all_sum = 0.0;
+  inline static int all_count = 0;
   void add(double row, const std::string& what) {
     EXPECT_LT(row, testing::kLogitsBf16Row) << name_ << ", " << what;
     sum_ += row;
@@ -182,8 +187,8 @@ TEST_F(FamiliesGpu, BatchesGiveWhatSingleSequencesGive) {
 
 class FamiliesGpuEviction : public FamiliesGpu, public ::testing::WithParamInterface<const char*> {};
 INSTANTIATE_TEST_SUITE_P(Models, FamiliesGpuEviction,
-                         ::testing::Values("llama2", "llama32", "mistral3", "gemma_2b", "qwen25",
-                                           "mistral_window", "gemma2"),
+                         ::testing::Values("llama2", "llama32", "mistral3", "gemma_2b", "qwen25", "mistral_window",
+                                           "gemma2"),
                          [](const auto& info) { return std::string(info.param); });
 
 // The CPU engine is tested against the formulas on the same models (family_eviction_test).
@@ -304,6 +309,15 @@ TEST_P(FamiliesGpuAttention, PrefillRows) {
       }
       ASSERT_LT(std::sqrt(wrong / size), 4 * testing::kOpBf16) << "row " << row << ", head " << h;
     }
+}
+
+// Suites run in the order of this file: behind all that it adds up.
+class FamiliesGpuMean : public ::testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(OfAllModels, FamiliesGpuMean, ::testing::Values(0));
+TEST_P(FamiliesGpuMean, IsWithinTheGoal) {
+  if (Rows::all_count == 0) GTEST_SKIP() << "no model was compared";
+  printf("all models: %d rows, logits differ by %.4f on average\n", Rows::all_count, Rows::all_sum / Rows::all_count);
+  EXPECT_LT(Rows::all_sum / Rows::all_count, testing::kLogitsBf16All);
 }
 
 }  // namespace
