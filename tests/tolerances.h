@@ -45,5 +45,7 @@ inline constexpr double kJaccardBf16 = 0.99;
 inline constexpr double kJaccardBf16Third = 0.98;
 /// The same with random weights, whose scores lie closer together.
 inline constexpr double kJaccardBf16Random = 0.9;
+/// The same after dozens of evictions while decoding, each from what the one before it left.
+inline constexpr double kJaccardBf16Repeated = 0.8;
 
 }  // namespace restkv::testing

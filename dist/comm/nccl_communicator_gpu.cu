@@ -369,7 +369,7 @@ class NcclCommunicator final : public Communicator {
   std::shared_ptr<ncclComm> comm_;
   Tensor word_;
   bool beside_ = false;
-  bool together_ = false;  // between the beginning and the end of an NCCL group
+  bool together_ = false;               // between the beginning and the end of an NCCL group
   std::unique_ptr<Communicator> host_;  // outlives peers_, which meets the others at its end
   std::unique_ptr<PeerMemory> peers_;
 };

@@ -3,6 +3,7 @@
 // step; the kernels read lengths and limits on the device, and cut the same heads.
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 #include "dist/base/error.h"
 #include "kvcache/decode/decode_evictor.h"
@@ -196,6 +197,16 @@ void DecodeEvictor::evict_due(const DeviceEvictBatch& batch, std::span<const Dec
   for (int32_t i = 0; i < due.count; ++i) settle(members[static_cast<size_t>(due.slot[i])], cut.step[i].length);
 }
 
+namespace {
+
+KeptRows last_rows(Context& ctx, int64_t heads, int64_t rows, int64_t count) {
+  std::vector<int32_t> last(static_cast<size_t>(count));
+  std::iota(last.begin(), last.end(), static_cast<int32_t>(rows - count));
+  return KeptRows::from_host(ctx, std::vector<std::vector<int32_t>>(static_cast<size_t>(heads), last));
+}
+
+}  // namespace
+
 // restkv and snapkv: what is left of a layer is scored as a prompt is whose last tokens are the last W queries. Heads
 // that have equally many rows and keep equally many are scored together.
 void DecodeEvictor::rescore(const DeviceEvictBatch& batch, const DecodedMember& member, int64_t slot,
@@ -224,6 +235,12 @@ void DecodeEvictor::rescore(const DeviceEvictBatch& batch, const DecodedMember& 
       for (end = first + 1; end < batch.heads && s.total[end] == n && target(end) == left;) ++end;
       if (left == 0) continue;
       const int64_t heads = end - first, queries = heads * batch.group;
+      if (left <= W) {  // a head without a budget beyond the window
+        const KeptRows last = last_rows(ctx_, heads, n, left);
+        gpu::keep_rows(ctx_, batch, due, {layer, 1, first, heads},
+                       {last.rows.data<int32_t>(), last.counts.data<int32_t>(), last.capacity()});
+        continue;
+      }
       Tensor k = ctx_.empty(DType::bf16, {n, heads * d}), v = ctx_.empty(DType::bf16, {n, heads * d});
       gpu::gather_rows(ctx_, batch.layer + slot * layers_ + layer, first, heads, n, d, k.raw(), v.raw());
       config.budget = {left, 0.0};

@@ -91,6 +91,7 @@ class RescoringRule : public DecodeRule {
     const Range queries = m.queries_of(h);
     const int64_t W = m.config.window, d = m.layout.mine.d, group = queries.size();
     const int64_t n = static_cast<int64_t>(whole.positions.size());
+    if (m.target[h] <= W) return {whole.positions.end() - m.target[h], whole.positions.end()};  // no budget beyond it
     std::vector<float> q;
     for (int64_t p = m.window_begin(); p <= m.position; ++p) {
       const float* row = &s.window[static_cast<size_t>((p % W * m.span.size() + queries.begin - m.span.begin) * d)];

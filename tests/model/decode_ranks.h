@@ -1,5 +1,6 @@
-// What decoding on several GPU ranks has to give, whatever moves the data between them: run by every rank of a
-// program of threads (decode_loopback_gpu_test.cc) or of mpirun (decode_ranks_gpu_test.cc).
+// What decoding on several GPU ranks has to give, whatever moves the data between them: run by every rank of
+// decode_ranks_gpu_test.cc. (Ranks that are threads and share a GPU cannot: a kernel that waits for another rank holds
+// up the loading of that rank's kernels.)
 #pragma once
 
 #include <gtest/gtest.h>

@@ -91,7 +91,7 @@ class PositionsGpu : public ::testing::Test {
 // Of policies by position the kept sets are the same on every device.
 TEST_F(PositionsGpu, LogitsOfCpuRanksAndOfOneGpu) {
   ProcessGrid alone(make_self_communicator(), 1, 1);
-  Context cpu({Device::cpu, 0});
+  Context cpu({Device::cpu, 2});
   for (const char* policy : {"streaming_llm", "lacache", "full"})
     for (Granularity granularity : {Granularity::kv_head, Granularity::query_head}) {
       CacheConfig cache = cache_of(policy, Positions::cache);
