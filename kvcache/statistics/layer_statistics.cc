@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "dist/base/error.h"
+#include "kvcache/statistics/bound_logits.h"
 #include "kvcache/statistics/column_sums.h"
 #include "kvcache/statistics/exchange.h"
 #include "kvcache/statistics/window_logits.h"
@@ -28,6 +29,8 @@ void LayerStatistics::compute_logits() {
   logits_ = ctx_.empty(DType::f32, {rows(), shard_.stride});
   Tensor partials = ctx_.empty(DType::f32, {blocks, rows() * 2});
   window_logits(ctx_, heads_, shard_, layer_.q_window, layer_.k, logits_.data<float>(), partials.data<float>());
+  if (!layer_.form.plain(shard_.L))
+    bound_logits(ctx_, heads_, shard_, layer_.form, logits_.data<float>(), partials.data<float>());
   softmax_partials_ = begin_gather_blocks(ctx_, sequence_, *layer_.partition, partials, rows() * 2);
 }
 
