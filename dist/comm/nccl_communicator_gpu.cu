@@ -90,10 +90,7 @@ class NcclCommunicator final : public Communicator {
     PeerMemory::Options options;
     options.words = bytes / 4;
     // The monitor's deadline ends the run first; a kernel that waits still longer lets the device go.
-    if (own_->options.timeout_s > 0.0)
-      options.timeout_s = 2.0 * own_->options.timeout_s + 10.0;
-    else
-      options.timeout_s = 3600.0;
+    options.timeout_s = own_->options.timeout_s > 0.0 ? 2.0 * own_->options.timeout_s + 10.0 : 0.0;
     peers_ = PeerMemory::create(own_->ctx, *host_, group, options);
   }
 
