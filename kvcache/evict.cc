@@ -82,7 +82,8 @@ void Evictor::State::check_input(const LayerKv& layer) const {
   const bool has_heads = heads.Hq_lc() > 0;
   RESTKV_CHECK(!has_heads || !entry.needs_window_queries || layer.q_window.data != nullptr,
                "policy {} needs the window queries", entry.name);
-  RESTKV_CHECK(!has_heads || !policy->reads_prompt_queries() || layer.prompt.lse != nullptr || layer.k.rows == 0,
+  RESTKV_CHECK(!has_heads || !policy->reads_prompt_queries() || layer.prompt.lse != nullptr ||
+                   layer.prompt.sums != nullptr || layer.k.rows == 0,
                "policy {} needs the prompt's queries", entry.name);
   RESTKV_CHECK(!has_heads || !uses_output_factors() || layer.r != nullptr, "policy {} needs the output factors",
                entry.name);

@@ -10,6 +10,7 @@
 #include "dist/base/phase_clock.h"
 #include "dist/comm/communicator.h"
 #include "dist/comm/partition.h"
+#include "kvcache/attention_form.h"
 #include "kvcache/config.h"
 #include "kvcache/heads.h"
 #include "kvcache/kept_rows.h"
@@ -22,7 +23,8 @@ struct PromptQueries {
   MatrixView k;  ///< [L, Hkv_lc * d] rotated keys of all positions, in global order
   /// [Hq_lc, L_lc] natural logarithm of the sum of exp of the scaled causal scores of each query.
   const float* lse = nullptr;
-  /// i64 [Hq_lc, L] the sums that these make (column_sums.h), where they were made before; else null.
+  /// i64 [Hq_lc, L] the sums that these make over all ranks (column_sums.h), where they were made before: then nothing
+  /// else here is read. Else null.
   const int64_t* sums = nullptr;
 };
 
@@ -38,7 +40,8 @@ struct LayerKv {
   const float* r = nullptr;
   /// Of the model; read where layers differ in what they keep.
   int64_t layers = 0;
-  PromptQueries prompt = {};  ///< read where Evictor::needs_prompt_queries()
+  PromptQueries prompt = {};  ///< read where Evictor::needs_prompt_queries(); plain attention alone
+  AttentionForm form = {};
 };
 
 /// For tests and diagnosis: what the decision was made on. Filling it waits for the device.

@@ -8,8 +8,10 @@
 #include "kvcache/scores/position_scores.h"
 #include "kvcache/scores/random_scores.h"
 #include "kvcache/scores/reconstruction.h"
+#include "kvcache/statistics/bound_logits.h"
 #include "kvcache/statistics/column_sums.h"
 #include "kvcache/statistics/exchange.h"
+#include "kvcache/statistics/running_column_sums.h"
 #include "kvcache/statistics/window_attention.h"
 #include "kvcache/statistics/window_logits.h"
 #include "kvcache/statistics/window_output.h"
@@ -25,6 +27,7 @@ void window_logits(Context&, const HeadLayout&, const LocalShard&, const MatrixV
                    float*) {
   absent();
 }
+void bound_logits(Context&, const HeadLayout&, const LocalShard&, const AttentionForm&, float*, float*) { absent(); }
 void fold_softmax(Context&, const float*, const std::vector<int64_t>&, int64_t, float*) { absent(); }
 void window_attention(Context&, const HeadLayout&, const LocalShard&, const float*, const float*, RowReduction, double,
                       float*) {
@@ -54,6 +57,7 @@ void reconstruction_before(Context&, const HeadLayout&, const LocalShard&, const
 void group_mean(Context&, const std::vector<std::vector<const float*>>&, int64_t, int64_t, float*) { absent(); }
 void key_norms(Context&, const HeadLayout&, const LocalShard&, const MatrixView&, float*) { absent(); }
 void column_sums(Context&, const HeadLayout&, const LocalShard&, const PromptQueries&, int64_t*) { absent(); }
+void add_i64(Context&, const int64_t*, int64_t, int64_t, int64_t*, int64_t) { absent(); }
 void column_scores(Context&, const HeadLayout&, const LocalShard&, const int64_t*, float*) { absent(); }
 void ladder_scores(Context&, const LocalShard&, const LadderCuts&, float*) { absent(); }
 void position_scores(Context&, const LocalShard&, int64_t, float*) { absent(); }

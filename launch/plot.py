@@ -6,7 +6,8 @@
 Every file holds the JSON lines of one or several runs; of points measured twice the last one counts, refused and failed
 ones are left out. Written: FOLDER/context.png; FOLDER/ranks.png when there are points of several numbers of ranks; and
 FOLDER/scaling.png (time and efficiency over ranks) when there are, or when a file holds projections of `restkv plan`
-(plan.file) or predictions beside measurements: those are dashed, with open markers.
+(plan.file) or predictions beside measurements: those are dashed, with open markers. FOLDER/weak.png when the prompt grows
+with the ranks.
 Needs matplotlib.
 """
 
@@ -165,6 +166,55 @@ def draw_scaling(plt, points, path):
     print(path)
 
 
+def weak_lines(points):
+    """{label: [(ranks, prefill s, predicted s or None, efficiency)]} of the points whose prompts have as many tokens for
+    every rank: FLOP/s of a rank over those of the fewest ranks. Prompts of one length per rank, on sequence ranks alone."""
+    lines = {}
+    for p in points:
+        if p["kind"] != "point" or p["layout"]["tensor"] > 1 or "flops" not in p["prefill"]:
+            continue
+        tokens = p["context"] // p["ranks"]
+        label = f"{p['model']}, {p['policy']}{budget_name(p)}, {tokens} tokens a rank"
+        lines.setdefault(label, {})[p["ranks"]] = p
+    result = {}
+    for label, line in lines.items():
+        if len(line) < 2:
+            continue
+        rows = sorted(line.items())
+        rate = lambda p: sum(p["prefill"]["flops"].values()) / p["prefill"]["s"] / p["ranks"]
+        result[label] = [(ranks, p["prefill"]["s"], p.get("prediction", {}).get("prefill_s"), rate(p) / rate(rows[0][1]))
+                         for ranks, p in rows]
+    return result
+
+
+def draw_weak(plt, lines, path):
+    figure, axes = plt.subplots(1, 2, figsize=(13, 5.5))
+    for i, (label, line) in enumerate(sorted(lines.items())):
+        ranks = [row[0] for row in line]
+        axes[0].plot(ranks, [row[1] for row in line], marker="o", color=f"C{i}", label=f"{label}, measured")
+        predicted = [(row[0], row[2]) for row in line if row[2] is not None]
+        if predicted:
+            axes[0].plot(*zip(*predicted), "--", marker="o", fillstyle="none", color=f"C{i}", label=f"{label}, predicted")
+        axes[1].plot(ranks, [row[3] for row in line], marker="o", color=f"C{i}")
+    axes[0].set_title("prefill of prompts that grow with the ranks")
+    axes[0].set_ylabel("s")
+    axes[0].set_ylim(bottom=0)
+    axes[1].set_title("FLOP/s of a rank over those of the fewest ranks")
+    axes[1].set_ylim(0, 1.15)
+    ticks = sorted({row[0] for line in lines.values() for row in line})
+    for panel in axes:
+        panel.set_xlabel("ranks")
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(ticks, [str(t) for t in ticks])
+        panel.minorticks_off()
+        panel.grid(True, alpha=0.3)
+    axes[0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    print(path)
+
+
 def draw(plt, lines, axis_name, path):
     figure, axes = plt.subplots(3, 2, figsize=(13, 14))
     for panel, (title, unit, value) in zip(axes.flat, PANELS):
@@ -211,6 +261,9 @@ def main():
         draw(plt, over_ranks(points), "ranks", os.path.join(arguments.out, "ranks.png"))
     if len({p["ranks"] for p in everything}) > 1:
         draw_scaling(plt, everything, os.path.join(arguments.out, "scaling.png"))
+    weak = weak_lines(everything)
+    if weak:
+        draw_weak(plt, weak, os.path.join(arguments.out, "weak.png"))
 
 
 if __name__ == "__main__":

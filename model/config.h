@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "kvcache/attention_form.h"
+
 namespace restkv {
 
 /// What the rope types of config.json may be, for messages.
@@ -65,6 +67,10 @@ struct ModelConfig {
 
   /// What q . k is multiplied by.
   double attention_scale() const;
+  /// How a layer weighs what it attends, for its eviction.
+  AttentionForm attention_form(int64_t layer) const {
+    return {traits.query_scale, traits.attention_softcap, window_of(layer)};
+  }
   /// The sliding window of a layer; 0: none.
   int64_t window_of(int64_t layer) const {
     return traits.alternating_windows && layer % 2 == 1 ? 0 : traits.sliding_window;

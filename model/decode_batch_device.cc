@@ -151,9 +151,6 @@ void DeviceDecodeBatch::before_step(std::span<const int32_t> tokens) {
       fail_input("decode: token {} is outside the vocabulary of {}", tokens[i], c.vocab);
     if (s.length >= c.max_positions)
       fail_input("decode: position {} is beyond the model's {} positions", s.length, c.max_positions);
-    if (c.traits.sliding_window > 0 && s.report.evicted && s.length >= c.traits.sliding_window)
-      fail_input("decode: position {} is beyond the sliding window of {} positions, and the sequence is evicted",
-                 s.length, c.traits.sliding_window);
     if (owns_next(s)) moved = s.cache.ensure_room(1) || moved;
   }
   if (moved) prepare_members();

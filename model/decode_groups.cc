@@ -33,11 +33,12 @@ std::vector<int> sequence_members(const ProcessGrid& grid) {
 }  // namespace
 
 DecodeGroups::DecodeGroups(Context& ctx, const ProcessGrid& grid, const ModelConfig& config, const ShardPlan& plan,
-                           bool peer_memory)
+                           const DecodeGroupOptions& options)
     : ctx_(ctx),
       grid_(grid),
       sum_(plan.mode == DecodeMode::tensor ? grid.world() : grid.tensor()),
       d_(config.d),
+      timeout_s_(options.timeout_s),
       embedding_rows_(plan.resident.vocab) {
   const int tensor = grid.tensor_size();
   const bool world = plan.mode == DecodeMode::tensor;
@@ -55,7 +56,7 @@ DecodeGroups::DecodeGroups(Context& ctx, const ProcessGrid& grid, const ModelCon
     own_logits_ = ctx.empty(DType::f32, {kMaxDecodeBatch, own_columns().size()});
     gathered_logits_ = ctx.empty(DType::f32, {kMaxDecodeBatch * config.vocab});
   }
-  if (!peer_memory) {
+  if (!options.peer_memory) {
     reason_ = "switched off";
     return;
   }
@@ -74,6 +75,7 @@ DecodeGroups::~DecodeGroups() = default;
 std::unique_ptr<PeerMemory> DecodeGroups::map_peers(const std::vector<int>& group, int64_t words) {
   PeerMemory::Options options;
   options.words = std::min((words + 1) / 2 * 2, most_words(static_cast<int>(group.size())));
+  options.timeout_s = timeout_s_;
   return PeerMemory::create(ctx_, grid_.control(), group, options, &reason_);
 }
 

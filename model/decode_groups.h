@@ -17,11 +17,16 @@
 
 namespace restkv {
 
+struct DecodeGroupOptions {
+  bool peer_memory = true;  ///< false: collectives alone
+  double timeout_s = 30.0;  ///< longest wait for a rank over peer memory; 0: for ever
+};
+
 class DecodeGroups {
  public:
-  /// Collective over the grid. References outlive the object. `peer_memory` false: collectives alone.
+  /// Collective over the grid. References outlive the object.
   DecodeGroups(Context& ctx, const ProcessGrid& grid, const ModelConfig& config, const ShardPlan& plan,
-               bool peer_memory);
+               const DecodeGroupOptions& options);
   /// Collective as well (PeerMemory).
   ~DecodeGroups();
 
@@ -67,6 +72,7 @@ class DecodeGroups {
   Communicator& sum_;
   Communicator* merge_ = nullptr;
   int64_t d_;
+  double timeout_s_;
   Range embedding_rows_;
   std::vector<Range> columns_;  // of the logits, by rank of the sum group
   std::unique_ptr<PeerMemory> sum_memory_, merge_memory_;

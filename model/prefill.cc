@@ -10,7 +10,6 @@
 #include "kvcache/statistics/column_sums.h"
 #include "model/ops/add.h"
 #include "model/ops/rms_norm.h"
-#include "model/ops/rope.h"
 #include "model/ops/swiglu.h"
 #include "model/prefill_state.h"
 
@@ -27,8 +26,9 @@ Sequence Transformer::prefill(std::span<const int32_t> tokens, const PrefillOpti
 
   ActivityScope doing("prefill");
   Stopwatch whole;
-  check_support(evictor_->evicts(L) || decode_evictor_, L + options.max_new_tokens, needs_prompt_queries(L));
-  PrefillState s(*this, L);
+  check_support(evictor_->evicts(L), L + options.max_new_tokens, needs_prompt_queries(L));
+  check_chunk(options);
+  PrefillState s(*this, L, options);
   s.reserve = plan_.mode == DecodeMode::tensor
                   ? options.max_new_tokens
                   : (options.max_new_tokens + grid_.sequence_size() - 1) / grid_.sequence_size();
@@ -36,12 +36,7 @@ Sequence Transformer::prefill(std::span<const int32_t> tokens, const PrefillOpti
   Sequence sequence{
       KvCache(ctx_, config_.layers, cache_heads(plan_.decode.heads), config_.d, activation_), L, L, {}, {}, {}, {}};
   prepare_decode_eviction(sequence);
-  s.clock.start("embed");
-  std::vector<int32_t> local_tokens;
-  for (int64_t position : s.positions) local_tokens.push_back(tokens[position]);
-  count_sent(grid_.tensor(), s.report.exchange_bytes, [&] { embed_tokens(local_tokens, MatrixView(s.x)); });
-  s.rope = rope_table(ctx_, frequencies_at(L), s.positions, config_.rope.attention_factor);
-
+  embed_prompt(tokens, s);
   run_layers(s, options, sequence);
   activity().layer = -1;
   emit_logits(s, options, sequence);
@@ -50,14 +45,36 @@ Sequence Transformer::prefill(std::span<const int32_t> tokens, const PrefillOpti
   return sequence;
 }
 
+void Transformer::embed_prompt(std::span<const int32_t> tokens, PrefillState& s) {
+  std::vector<int32_t> local;
+  for (int64_t position : s.positions) local.push_back(tokens[position]);
+  const std::span<const int32_t> all(local);
+  auto embed = [&](int64_t first, int64_t rows) {
+    s.clock.start("embed");
+    count_sent(grid_.tensor(), s.report.exchange_bytes, [&] {
+      embed_tokens(all.subspan(static_cast<size_t>(first), static_cast<size_t>(rows)), s.x_rows(first, rows));
+    });
+  };
+  if (!s.chunked()) embed(0, s.L_lc);
+  for (const PrefillPart& chunk : s.chunks) {
+    enter_chunk(chunk, s);
+    embed(chunk.first, chunk.rows);
+    leave_chunk(chunk, /*changed=*/true, s);
+  }
+}
+
 void Transformer::run_layers(PrefillState& s, const PrefillOptions& options, Sequence& sequence) {
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
     activity().layer = layer;
     const std::array<int64_t, 3> sent = {s.report.exchange_bytes, s.report.evict_bytes, s.report.reshard_bytes};
     const LayerWeights& w = weights_.layers[layer];
-    attention(layer, w, s);
-    project_output(w, s);
-    mlp(w, s);
+    if (s.chunked()) {
+      chunked_layer(layer, w, s);
+    } else {
+      attention(layer, w, s);
+      project_output(w, {0, s.L_lc}, s);
+      mlp(w, {0, s.L_lc}, s);
+    }
     settle(s, {0, s.L_lc});
     evict(layer, w, s, sequence);
     s.report.layer_bytes.push_back(
@@ -70,7 +87,7 @@ void Transformer::run_layers(PrefillState& s, const PrefillOptions& options, Seq
 // is on its way while the next slice is computed; settle() adds what is still missing.
 void Transformer::add_partial(const MatrixView& y, const MatrixView& w, const Tensor& norm, Range rows,
                               PrefillState& s) {
-  MatrixView x = MatrixView(s.x).block(rows.begin, rows.size(), 0, config_.hidden);
+  MatrixView x = s.x_rows(rows.begin, rows.size());
   if (grid_.tensor_size() == 1 && norm.empty()) {
     gemm(ctx_, y, w, x, /*accumulate=*/true);
     return;
@@ -101,7 +118,7 @@ void Transformer::finish_sum(PendingSum& sum, PrefillState& s) {
     s.clock.start("gemm");
   }
   if (!sum.norm->empty()) rms_norm(ctx_, sum.term, *sum.norm, sum.term, config_.rms_eps);
-  add(ctx_, MatrixView(s.x).block(sum.rows.begin, sum.rows.size(), 0, config_.hidden), sum.term);
+  add(ctx_, s.x_rows(sum.rows.begin, sum.rows.size()), sum.term);
   sum = {};
 }
 
@@ -113,25 +130,24 @@ void Transformer::settle(PrefillState& s, Range rows) {
   }
 }
 
-void Transformer::project_output(const LayerWeights& w, PrefillState& s) {
+void Transformer::project_output(const LayerWeights& w, Range rows, PrefillState& s) {
   s.clock.start("gemm");
-  int64_t width = s.q.size(1);
-  for_slices(0, s.L_lc, s.slice, [&](int64_t first, int64_t rows) {
-    add_partial(MatrixView(s.attended).block(first, rows, 0, width), MatrixView(w.output), w.attention_output_norm,
-                {first, first + rows}, s);
+  for_slices(rows.begin, rows.size(), s.slice, [&](int64_t first, int64_t n) {
+    add_partial(s.held_rows(s.attended, first, n), MatrixView(w.output), w.attention_output_norm, {first, first + n},
+                s);
   });
 }
 
 // x += down(activation(gate(normed)) * up(normed)), slice by slice.
-void Transformer::mlp(const LayerWeights& w, PrefillState& s) {
+void Transformer::mlp(const LayerWeights& w, Range all, PrefillState& s) {
   int64_t H = config_.hidden, I = plan_.resident.mlp.size();
-  for_slices(0, s.L_lc, s.slice, [&](int64_t first, int64_t rows) {
+  for_slices(all.begin, all.size(), s.slice, [&](int64_t first, int64_t rows) {
     settle(s, {first, first + rows});
-    MatrixView x = MatrixView(s.x).block(first, rows, 0, H), normed = MatrixView(s.normed).block(0, rows, 0, H);
+    MatrixView normed = MatrixView(s.normed).block(0, rows, 0, H);
     MatrixView gate_up = MatrixView(s.gate_up).block(0, rows, 0, 2 * I);
     MatrixView activated = MatrixView(s.activated).block(0, rows, 0, I);
     s.clock.start("norm");
-    rms_norm(ctx_, x, w.mlp_norm, normed, config_.rms_eps);
+    rms_norm(ctx_, s.x_rows(first, rows), w.mlp_norm, normed, config_.rms_eps);
     s.clock.start("gemm");
     gemm(ctx_, normed, MatrixView(w.gate_up), gate_up);
     s.clock.start("activation");
@@ -141,23 +157,34 @@ void Transformer::mlp(const LayerWeights& w, PrefillState& s) {
   });
 }
 
+// `sums` holds what the policy reads of all queries: from all of them now, or as their chunks left it.
+PromptQueries Transformer::sum_columns(PrefillState& s, Tensor& sums) {
+  PromptQueries prompt;
+  if (!s.keeps_queries) return prompt;
+  if (s.chunked()) {
+    sums = s.column_sums;
+    if (grid_.sequence_size() > 1) grid_.sequence().all_reduce(sums.raw(), sums.numel(), DType::i64, ReduceOp::sum);
+  } else {
+    prompt = {MatrixView(s.q), MatrixView(s.k_all), s.lse.data<float>()};
+    sums = prompt_column_sums(ctx_, grid_.sequence(), plan_.resident.heads, s.partition, prompt);
+  }
+  prompt.sums = sums.data<int64_t>();
+  return prompt;
+}
+
 // Decides with the other ranks which rows stay, and moves them to the cache.
 void Transformer::evict(int64_t layer, const LayerWeights& w, PrefillState& s, Sequence& sequence) {
   s.clock.start(s.evicts ? "scoring" : "compact");
   KeptRows kept;
   int64_t sent = grid_.sequence().stats().bytes_sent + grid_.tensor().stats().bytes_sent;
-  PromptQueries prompt;
   Tensor sums;
-  if (s.keeps_queries) {
-    prompt = {MatrixView(s.q), MatrixView(s.k_all), s.lse.data<float>()};
-    sums = prompt_column_sums(ctx_, grid_.sequence(), plan_.resident.heads, s.partition, prompt);
-    prompt.sums = sums.data<int64_t>();
-  }
+  const PromptQueries prompt = sum_columns(s, sums);
   if (s.evicts) {
     LayerKv input;
     input.prompt = prompt;
     input.layer = layer;
     input.layers = config_.layers;
+    input.form = config_.attention_form(layer);
     input.partition = &s.partition;
     if (!s.q_window.empty()) input.q_window = MatrixView(s.q_window);
     input.k = MatrixView(s.k);
@@ -208,8 +235,13 @@ void Transformer::emit_logits(PrefillState& s, const PrefillOptions& options, Se
   Tensor row = ctx_.empty(DType::f32, {1, H});
   auto logits_at = [&](int64_t position) {
     int owner = s.partition.owner(position);
-    if (owner == grid_.sequence_rank())
-      ctx_.copy(row.raw(), s.x.rows(s.partition.local_index(owner, position), 1).raw(), row.bytes());
+    if (owner == grid_.sequence_rank()) {
+      const int64_t local = s.partition.local_index(owner, position);
+      if (s.residual)
+        s.residual->fetch_row(local, row);
+      else
+        ctx_.copy(row.raw(), s.x.rows(local, 1).raw(), row.bytes());
+    }
     if (grid_.sequence_size() > 1) grid_.sequence().broadcast(row.raw(), H, DType::f32, owner);
     compute_logits(MatrixView(row), sequence.logits);
   };

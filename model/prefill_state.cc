@@ -3,13 +3,18 @@
 #include <algorithm>
 
 #include "model/ops/attention_prefill.h"
+#include "model/ops/rope.h"
 
 namespace restkv {
 
-Transformer::PrefillState::PrefillState(const Transformer& model, int64_t L)
+Transformer::PrefillState::PrefillState(Transformer& model, int64_t L, const PrefillOptions& options)
     : partition(L, model.grid_.sequence_size()),
       L_lc(partition.local_size(model.grid_.sequence_rank())),
-      slice(std::max<int64_t>(1, std::min(prefill_slice_rows(model.ctx_.device()), L_lc))),
+      chunk(options.chunk),
+      parts(prefill_parts(partition, model.grid_.sequence_rank())),
+      chunks(chunk > 0 ? prefill_chunks(partition, model.grid_.sequence_rank(), chunk) : std::vector<PrefillPart>{}),
+      held(chunk > 0 ? largest_chunk(chunks) : L_lc),
+      slice(std::max<int64_t>(1, std::min(prefill_slice_rows(model.ctx_.device()), held))),
       clock(model.ctx_),
       evicts(model.evictor_->evicts(L)) {
   Context& ctx = model.ctx_;
@@ -18,13 +23,17 @@ Transformer::PrefillState::PrefillState(const Transformer& model, int64_t L)
   const DType dtype = model.activation_;
   const int64_t q_width = shard.heads.Hq_lc() * config.d, kv_width = shard.heads.Hkv_lc() * config.d;
   // In f32 on GPUs too: it takes two roundings a layer, which would add up over the layers.
-  x = ctx.empty(DType::f32, {L_lc, config.hidden});
-  q = ctx.empty(dtype, {L_lc, q_width});
+  if (options.host_residual && chunks.size() > 1)  // one pass embeds, each layer takes two
+    residual = std::make_unique<HostResidual>(ctx, model.residual_home(L_lc), chunks, 1 + 2 * config.layers);
+  else
+    x = ctx.empty(DType::f32, {L_lc, config.hidden});
+  q = ctx.empty(dtype, {held, q_width});
   attended = q;
   keeps_queries = model.needs_prompt_queries(L);
   if (keeps_queries) {
-    attended = ctx.empty(dtype, {L_lc, q_width});
-    lse = ctx.empty(DType::f32, {shard.heads.Hq_lc(), L_lc});
+    attended = ctx.empty(dtype, {held, q_width});
+    lse = ctx.empty(DType::f32, {shard.heads.Hq_lc(), held});
+    if (chunked()) column_sums = ctx.empty(DType::i64, {shard.heads.Hq_lc(), L});
   }
   kv = ctx.empty(dtype, {2 * L_lc, kv_width});
   k = kv.rows(0, L_lc);
@@ -37,11 +46,10 @@ Transformer::PrefillState::PrefillState(const Transformer& model, int64_t L)
   const int rank = model.grid_.sequence_rank();
   for (int64_t i = 0; i < L_lc; ++i) positions.push_back(partition.global_position(rank, i));
   position_ids = ctx.to_device(positions.data(), DType::i64, {L_lc});
-  const auto chunks = partition.chunks_of(rank);
-  if (partition.ranks() == 1)
-    parts = {{0, L_lc, 0}};
-  else
-    parts = {{0, chunks[0].size(), chunks[0].begin}, {chunks[0].size(), chunks[1].size(), chunks[1].begin}};
+  const std::vector<float> inverse = model.frequencies_at(L);
+  frequencies = ctx.to_device(inverse.data(), DType::f32, {static_cast<int64_t>(inverse.size())});
+  rope = ctx.empty(DType::f32, {held, 2, config.d / 2});
+  if (!chunked()) fill_rope_table(ctx, frequencies, position_ids, config.rope.attention_factor, rope);
   for (int64_t g = 0; g < shard.heads.Hkv_lc(); ++g) kv_offsets.push_back(g * config.d);
   if (model.window_queries(L) > 0) allocate_window(model);
   allocate_context(model);

@@ -7,16 +7,11 @@
 #include <vector>
 
 #include "dist/base/phase_clock.h"
+#include "model/host_residual.h"
+#include "model/prefill_chunks.h"
 #include "model/transformer.h"
 
 namespace restkv {
-
-/// A run of consecutive positions of this rank: one of its chunks, or on a single rank the whole prompt.
-struct PrefillPart {
-  int64_t first = 0;     ///< local row
-  int64_t rows = 0;      ///< may be none
-  int64_t position = 0;  ///< of its first row
-};
 
 /// A term of a sum over the tensor group on its way: added to x when the group's collective has ended.
 struct PendingSum {
@@ -28,20 +23,28 @@ struct PendingSum {
 };
 
 struct Transformer::PrefillState {
-  PrefillState(const Transformer& model, int64_t L);
+  PrefillState(Transformer& model, int64_t L, const PrefillOptions& options);
 
   SequencePartition partition;
   int64_t L_lc;
-  std::vector<PrefillPart> parts;  // in local order; on several ranks the lower and the upper chunk
-  int64_t slice;                   // rows of one slice
+  int64_t chunk;                    // most rows that are worked on at a time; 0: all of them
+  std::vector<PrefillPart> parts;   // in local order; on several ranks the lower and the upper chunk
+  std::vector<PrefillPart> chunks;  // prefill.chunk: what is worked on one after the other; else empty
+  int64_t held;                     // rows that q and the like have: all, or those of the largest of `chunks`
+  int64_t slice;                    // rows of one slice
+  int64_t origin = 0;               // local row of row 0 of q, attended, lse and rope: of the current chunk
   PhaseClock clock;
-  std::vector<int64_t> positions;     // [L_lc]
-  Tensor position_ids;                // i64 [L_lc] the same on the device
-  Tensor rope;                        // [L_lc, 2, d/2]
-  Tensor x;                           // [L_lc, H] f32 the residual stream
-  Tensor q;                           // [L_lc, Hq_lc d]
-  Tensor attended;                    // [L_lc, Hq_lc d] attention's output: takes the place of q where q is not needed
-  Tensor lse;                         // [Hq_lc, L_lc] f32 of every query's scores, only where q stays
+  std::vector<int64_t> positions;  // [L_lc]
+  Tensor position_ids;             // i64 [L_lc] the same on the device
+  Tensor frequencies;              // f32 [d/2]
+  Tensor rope;                     // [held, 2, d/2]
+  Tensor x;                        // [L_lc, H] f32 the residual stream; of the current chunk where `residual` is
+  int64_t x_origin = 0;            // local row of row 0 of x
+  std::unique_ptr<HostResidual> residual;  // null: x is on the device
+  Tensor q;                                // [held, Hq_lc d]
+  Tensor attended;                    // [held, Hq_lc d] attention's output: takes the place of q where q is not needed
+  Tensor lse;                         // [Hq_lc, rows] f32 of every query's scores, only where q stays
+  Tensor column_sums;                 // i64 [Hq_lc, L] of the chunks so far, only where q stays and in chunks
   Tensor kv;                          // [2 L_lc, Hkv_lc d] one message of the ring: k, then v
   Tensor k, v;                        // [L_lc, Hkv_lc d] the two of them
   Tensor normed, gate_up, activated;  // one slice
@@ -68,6 +71,15 @@ struct Transformer::PrefillState {
   bool evicts = false;
   bool keeps_queries = false;  // q stays beside attention's output, with lse
   PrefillReport report;
+
+  bool chunked() const { return chunk > 0; }
+  MatrixView x_rows(int64_t first, int64_t rows) const {
+    return MatrixView(x).block(first - x_origin, rows, 0, x.size(1));
+  }
+  // Of q, attended: local rows [first, first + rows), which lie in the current chunk.
+  MatrixView held_rows(const Tensor& t, int64_t first, int64_t rows) const {
+    return MatrixView(t).block(first - origin, rows, 0, t.size(1));
+  }
 
  private:
   void allocate_window(const Transformer& model);

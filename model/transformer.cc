@@ -2,12 +2,14 @@
 
 #include <cmath>
 
+#include "dist/base/copy_lane.h"
 #include "dist/base/error.h"
 #include "kvcache/output_factors.h"
 #include "model/decode_groups.h"
 #include "model/ops/embedding.h"
 #include "model/ops/rms_norm.h"
 #include "model/ops/rope.h"
+#include "model/prefill_chunks.h"
 
 namespace restkv {
 
@@ -40,7 +42,8 @@ Transformer::Transformer(Context& ctx, const ProcessGrid& grid, const ModelConfi
       frequencies_(rope_frequencies(config.rope, config.d)),
       evictor_(std::make_unique<Evictor>(ctx, grid.sequence(), grid.tensor(), plan_.resident.heads, cache)),
       decode_evictor_(make_decode_evictor(cache)),
-      peer_memory_(options.peer_memory) {
+      peer_memory_(options.peer_memory),
+      timeout_s_(options.timeout_s) {
   if (ctx.device() == Device::gpu && (config.d % 16 != 0 || config.d > 256))
     fail_input("a head size of {} on a GPU; supported there: multiples of 16 up to 256", config.d);
   RESTKV_CHECK(sum_dtype_ == DType::f32 || (sum_dtype_ == DType::bf16 && ctx.device() == Device::gpu),
@@ -81,7 +84,8 @@ Transformer::~Transformer() = default;
 
 DecodeGroups& Transformer::decode_groups() {
   if (decode_groups_ == nullptr)
-    decode_groups_ = std::make_unique<DecodeGroups>(ctx_, grid_, config_, plan_, peer_memory_);
+    decode_groups_ =
+        std::make_unique<DecodeGroups>(ctx_, grid_, config_, plan_, DecodeGroupOptions{peer_memory_, timeout_s_});
   return *decode_groups_;
 }
 
@@ -90,31 +94,50 @@ std::vector<float> Transformer::frequencies_at(int64_t length) const {
   return config_.rope.type == "dynamic" ? rope_frequencies(config_.rope, config_.d, length) : frequencies_;
 }
 
-// Refuses what this version cannot do: eviction by scores that are not the model's, and a sliding window, once the
-// sequence is longer than it, with eviction, whose scores see the whole prompt and would keep rows that no later token
-// attends.
+// Refuses what this version cannot do. Layers 0 and 1 have all forms of attention that a model has.
 void Transformer::check_support(bool evicts, int64_t length, bool needs_queries) const {
   if (needs_queries && context_ == ContextPlan::ring && grid_.sequence_size() > 1)
     fail_input(
         "parallel.context: found ring, allowed with cache.policy {}, which reads all queries and keys: allgather",
         cache_config_.policy);
-  if (evicts && (config_.traits.attention_softcap > 0.0 || config_.traits.query_scale > 0.0))
+  const bool plain = config_.attention_form(0).plain(length);
+  if (!plain && evicts && evictor_->needs_prompt_queries())
     fail_input(
-        "eviction in a model of the family {}: its scores are soft-capped or scaled in its own way, those of eviction "
-        "are not; supported: cache.policy: full",
-        config_.family);
+        "cache.policy {} in a model of the family {}, with {} positions: its column sums know no soft-cap, scale or "
+        "sliding window; supported: any other policy",
+        cache_config_.policy, config_.family, length);
+  if (!plain && decode_evictor_)
+    fail_input(
+        "decode.every: found {}; in a model of the family {} with {} positions, whose attention has a soft-cap, a "
+        "scale "
+        "of its own or a sliding window, 0 is allowed",
+        cache_config_.decode.every, config_.family, length);
   const int64_t window = config_.traits.sliding_window;
   if (window == 0 || length <= window) return;
-  if (evicts)
-    fail_input(
-        "eviction together with a sliding window: the model attends {} positions, prompt and new tokens are {}; "
-        "supported: sequences within the window, or cache.policy: full",
-        window, length);
   if (context_ == ContextPlan::ring && grid_.sequence_size() > 1)
     fail_input(
         "a sliding window with parallel.context: ring: the model attends {} positions, prompt and new tokens are {}; "
         "supported: parallel.context: allgather, or sequences within the window",
         window, length);
+}
+
+// Round the ring all rows of a rank attend what comes by, so their queries and totals are held together.
+void Transformer::check_chunk(const PrefillOptions& options) const {
+  check_prefill_chunk(options.chunk);
+  if (options.host_residual && options.chunk == 0)
+    fail_input("prefill.residual: found host, expected device, or a prefill.chunk by which it can come and go");
+  if (options.chunk > 0 && context_ == ContextPlan::ring && grid_.sequence_size() > 1)
+    fail_input("parallel.context: found ring, allowed with prefill.chunk: allgather");
+}
+
+// Taking pinned memory is slow, so it is kept; on CPU ranks, whose tensors lie in host memory anyway, it is not.
+Tensor Transformer::residual_home(int64_t rows) {
+  if (ctx_.gpu() == nullptr) return host_rows(ctx_, rows, config_.hidden);
+  if (residual_home_.empty() || residual_home_.size(0) < rows) {
+    residual_home_ = Tensor();
+    residual_home_ = host_rows(ctx_, rows, config_.hidden);
+  }
+  return residual_home_;
 }
 
 void Transformer::embed_tokens(std::span<const int32_t> tokens, const MatrixView& x) {

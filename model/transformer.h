@@ -35,6 +35,7 @@ struct TransformerOptions {
   /// Of the tensor group's sums in prefill; by default prefill_sum_dtype().
   std::optional<DType> sum_dtype = std::nullopt;
   bool peer_memory = true;  ///< GPU ranks decode over mapped memory where they can (decode_groups.h)
+  double timeout_s = 30.0;  ///< longest that a rank waits for another one over mapped memory; 0: for ever
 };
 
 struct PrefillOptions {
@@ -45,6 +46,12 @@ struct PrefillOptions {
   /// product per row.
   std::vector<int64_t> logit_rows;
   std::function<void(int64_t position, std::span<const float> logits)> on_logits;
+  /// Rows of a rank that a layer works on at a time, a multiple of 128; 0: all of them. Bounds the activations beside
+  /// the residual stream and one layer's K/V (README.md). Not with ContextPlan::ring on several sequence ranks.
+  int64_t chunk = 0;
+  /// With chunks: the residual stream is at home in host memory (pinned, which the transformer keeps), and two chunks
+  /// of it are on the device.
+  bool host_residual = false;
 };
 
 /// The dtype of activations, K and V: f32 on CPU ranks, bf16 on GPUs. The residual stream is f32 on both.
@@ -93,7 +100,7 @@ class Transformer {
 
   /// Reads the prompt (the same tokens on every rank), evicts layer by layer, and returns the sequence with the
   /// logits of the last position. Collective over the world. Throws InputError for an empty prompt, a token outside
-  /// the vocabulary, or a prompt that with max_new_tokens exceeds the model's positions.
+  /// the vocabulary, a prompt that with max_new_tokens exceeds the model's positions, or options that are not valid.
   Sequence prefill(std::span<const int32_t> tokens, const PrefillOptions& options = {});
 
   /// Processes one token at position sequence.length and updates sequence.logits. Collective over the world. On GPUs
@@ -107,17 +114,26 @@ class Transformer {
   // Prefill, in the order of the layer.
   void run_layers(PrefillState& s, const PrefillOptions& options, Sequence& sequence);
   void attention(int64_t layer, const LayerWeights& w, PrefillState& s);
-  void project_qkv(const LayerWeights& w, const PrefillPart& part, PrefillState& s);
-  void copy_window_queries(PrefillState& s);
+  void embed_prompt(std::span<const int32_t> tokens, PrefillState& s);
+  void chunked_layer(int64_t layer, const LayerWeights& w, PrefillState& s);
+  void enter_chunk(const PrefillPart& chunk, PrefillState& s);
+  void leave_chunk(const PrefillPart& chunk, bool changed, PrefillState& s);
+  std::vector<std::shared_ptr<void>> project_all_keys(const LayerWeights& w, PrefillState& s);
+  void chunk_attention(int64_t layer, const PrefillPart& chunk, PrefillState& s);
+  void project_qkv(const LayerWeights& w, const PrefillPart& part, bool queries, bool keys, PrefillState& s);
+  void copy_window_queries(const PrefillPart& run, PrefillState& s);
   void gather_window_queries(PrefillState& s);
+  std::shared_ptr<void> gather_keys(const PrefillPart& part, bool window_queries, PrefillState& s);
+  void attend(int64_t layer, const PrefillPart& part, PrefillState& s);
   void gathered_attention(int64_t layer, const LayerWeights& w, PrefillState& s);
   void ring_attention(const LayerWeights& w, PrefillState& s);
   void attend_block(const RingBlock& block, const Tensor& held, int64_t rows, PrefillState& s);
-  void project_output(const LayerWeights& w, PrefillState& s);
-  void mlp(const LayerWeights& w, PrefillState& s);
+  void project_output(const LayerWeights& w, Range rows, PrefillState& s);
+  void mlp(const LayerWeights& w, Range rows, PrefillState& s);
   void add_partial(const MatrixView& y, const MatrixView& w, const Tensor& norm, Range rows, PrefillState& s);
   void finish_sum(PendingSum& sum, PrefillState& s);
   void settle(PrefillState& s, Range rows);
+  PromptQueries sum_columns(PrefillState& s, Tensor& sums);
   void evict(int64_t layer, const LayerWeights& w, PrefillState& s, Sequence& sequence);
   void keep(int64_t layer, const KeptRows& kept, PrefillState& s, Sequence& sequence);
   void finish_report(PrefillState& s, Sequence& sequence);
@@ -140,6 +156,8 @@ class Transformer {
   // Shared.
   std::vector<float> frequencies_at(int64_t length) const;
   void check_support(bool evicts, int64_t length, bool needs_queries = false) const;
+  void check_chunk(const PrefillOptions& options) const;
+  Tensor residual_home(int64_t rows);
   void lay_out_logits(DecodeMode mode);
   void embed_tokens(std::span<const int32_t> tokens, const MatrixView& x);
   void compute_logits(const MatrixView& x, std::vector<float>& logits);
@@ -160,7 +178,9 @@ class Transformer {
   std::unique_ptr<Communicator> self_ = make_self_communicator("rows");
   std::unique_ptr<DecodeEvictor> decode_evictor_;  // null: nothing is evicted while decoding
   TransformerWeights weights_;
+  Tensor residual_home_;  // of the longest prompt so far, where it was asked for
   bool peer_memory_;
+  double timeout_s_;
   std::unique_ptr<DecodeGroups> decode_groups_;
   std::vector<int64_t> logit_counts_, logit_offsets_;  // per rank of the group that shares the output head
 };

@@ -100,6 +100,9 @@ class CheckedCommunicator final : public Communicator {
     return make_checked_communicator(inner_->split(color, key, std::move(name)), std::move(host));
   }
   std::shared_ptr<void> beside(const std::function<void()>& calls) override { return inner_->beside(calls); }
+  std::shared_ptr<void> beside_first(const std::function<void()>& calls) override {
+    return inner_->beside_first(calls);
+  }
   void join(const void* ticket) override { inner_->join(ticket); }
 
  private:

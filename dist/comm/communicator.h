@@ -68,6 +68,10 @@ class Communicator {
     calls();
     return nullptr;
   }
+  /// As beside(), for calls of which none reads what another one writes. They begin as one, and ahead of what is
+  /// enqueued next, which waits a few microseconds for that: a kernel that holds all of a GPU's multiprocessors until
+  /// it ends would else make all ranks wait for its end.
+  virtual std::shared_ptr<void> beside_first(const std::function<void()>& calls) { return beside(calls); }
   /// What is enqueued after it waits for the ticket's collectives; the host does not.
   virtual void join(const void* /*ticket*/) {}
 

@@ -19,6 +19,7 @@ std::unique_ptr<ProcessGrid> make_device_grid(std::unique_ptr<Communicator> cont
   auto world = make_nccl_communicator(ctx, *control, nccl);
   if (options.check_calls)
     world = make_checked_communicator(std::move(world), control->split(0, control->rank(), "world"));
+  if (options.wrap) world = options.wrap(std::move(world));
   return std::make_unique<ProcessGrid>(std::move(world), options.sequence, options.tensor, std::move(control));
 }
 

@@ -15,6 +15,7 @@ struct GridOptions {
   double timeout_s = 0.0;    ///< of the start of NCCL and of every collective on GPUs; 0: none
   bool check_calls = false;  ///< GPUs: the ranks compare their calls first, over their hosts (checked_communicator.h)
   int max_blocks = 0;        ///< GPUs: NcclOptions::max_blocks
+  MpiRuntime::Wrapper wrap;  ///< GPUs: what the world is wrapped in, for tests; `control` comes wrapped
 };
 
 /// Over the ranks of `control`, which moves host memory. On CPU ranks it is also the world; on GPU ranks world,

@@ -32,6 +32,8 @@ class MpiRuntime {
   using Wrapper = std::function<std::unique_ptr<Communicator>(std::unique_ptr<Communicator>)>;
   /// What world() hands out from now on is wrapped in it: for tests, whose ranks fail on purpose.
   void wrap_world(Wrapper wrapper) { wrapper_ = std::move(wrapper); }
+  /// GPU ranks' world is wrapped in the same (GridOptions::wrap). Empty: in nothing.
+  const Wrapper& wrapper() const { return wrapper_; }
 
   /// The group of all ranks. Every collective of it and of its sub-groups has `timeout_s` seconds (0: no deadline).
   /// With `check_calls` the ranks compare their calls first (checked_communicator.h). Collective.

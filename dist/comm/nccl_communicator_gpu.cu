@@ -57,6 +57,18 @@ __global__ void from_keys(Key* data, int64_t count) {
   }
 }
 
+// Longer than it takes another stream to see an event and NCCL's kernel to get its multiprocessors.
+constexpr uint64_t kHeadStartNs = 20000;
+
+__global__ void pause_kernel(uint64_t ns) {
+  uint64_t begin, now;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(begin));
+  do {
+    __nanosleep(500);
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+  } while (now - begin < ns);
+}
+
 class NcclCommunicator final : public Communicator {
  public:
   NcclCommunicator(std::shared_ptr<NcclRank> own, std::shared_ptr<ncclComm> comm, int rank, int size, std::string name)
@@ -173,9 +185,31 @@ class NcclCommunicator final : public Communicator {
       throw;
     }
     beside_ = false;
-    std::shared_ptr<void> ticket = make_event();
-    RESTKV_CUDA_CHECK(cudaEventRecord(static_cast<cudaEvent_t>(ticket.get()), own_->stream(true)));
-    return ticket;
+    return make_ticket();
+  }
+
+  std::shared_ptr<void> beside_first(const std::function<void()>& calls) override {
+    RESTKV_CHECK(!beside_, "beside_first() within beside() of group {}", name());
+    if (comm_ == nullptr) return beside(calls);
+    order(own_->stream(false), own_->stream(true));
+    beside_ = together_ = true;
+    const int64_t bytes_before = stats().bytes_sent;
+    RESTKV_NCCL_CHECK(ncclGroupStart());
+    try {
+      calls();
+    } catch (...) {
+      beside_ = together_ = false;
+      ncclGroupEnd();
+      throw;
+    }
+    // The calls are launched at the end of the group: what watched each of them saw nothing yet.
+    NcclRank::Call call = begin("exchange", stats().bytes_sent - bytes_before);
+    RESTKV_NCCL_CHECK(ncclGroupEnd());
+    call.enqueued();
+    beside_ = together_ = false;
+    pause_kernel<<<1, 1, 0, own_->stream(false)>>>(kHeadStartNs);
+    RESTKV_KERNEL_CHECK();
+    return make_ticket();
   }
 
   void join(const void* ticket) override {
@@ -193,6 +227,11 @@ class NcclCommunicator final : public Communicator {
   void warm_up();
 
  private:
+  std::shared_ptr<void> make_ticket() const {
+    std::shared_ptr<void> ticket = make_event();
+    RESTKV_CUDA_CHECK(cudaEventRecord(static_cast<cudaEvent_t>(ticket.get()), own_->stream(true)));
+    return ticket;
+  }
   cudaStream_t stream() const { return own_->stream(beside_); }
   NcclRank::Call begin(std::string_view operation, int64_t bytes) {
     return NcclRank::Call(*own_, beside_, operation, name(), bytes, stats().calls);
@@ -213,6 +252,7 @@ class NcclCommunicator final : public Communicator {
   template <class Key, class Float>
   void reduce_as_keys(void* data, int64_t count, DType key_type, ReduceOp op) {
     static_assert(sizeof(Key) == sizeof(Float));
+    RESTKV_CHECK(!together_, "a maximum of floats within beside_first() of group {}", name());
     constexpr int kThreads = 256;
     const int blocks = static_cast<int>(std::min<int64_t>((count + kThreads - 1) / kThreads, 1024));
     auto* keys = static_cast<Key*>(data);
@@ -279,6 +319,7 @@ class NcclCommunicator final : public Communicator {
   std::shared_ptr<ncclComm> comm_;
   Tensor word_;
   bool beside_ = false;
+  bool together_ = false;  // between the beginning and the end of an NCCL group
 };
 
 void NcclCommunicator::warm_up() {

@@ -33,8 +33,8 @@ struct PeerView {
 class PeerMemory {
  public:
   struct Options {
-    int64_t words = 0;  ///< the longest message, in words of 4 bytes of payload
-    double timeout_s = 30.0;
+    int64_t words = 0;        ///< the longest message, in words of 4 bytes of payload
+    double timeout_s = 30.0;  ///< longest wait for a peer; 0: for ever
   };
 
   /// `group`: the ranks of `control` that exchange, in the group's order, this one among them; other ranks may form

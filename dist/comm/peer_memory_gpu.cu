@@ -40,7 +40,8 @@ class CudaPeerMemory final : public PeerMemory {
     timeout_s_ = options.timeout_s;
     view_.size = static_cast<int>(group.size());
     view_.words = options.words;
-    view_.timeout_ns = static_cast<uint64_t>(options.timeout_s * 1e9);
+    // For ever is 150 years: the clock's 64 bits hold their sum.
+    view_.timeout_ns = options.timeout_s > 0.0 ? static_cast<uint64_t>(options.timeout_s * 1e9) : uint64_t{1} << 62;
     for (size_t r = 0; r < group.size(); ++r)
       if (group[r] == control.rank()) view_.rank = static_cast<int>(r);
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "dist/base/error.h"
+#include "kvcache/statistics/bound_logits.h"
 #include "kvcache/statistics/column_sums.h"
 #include "kvcache/statistics/exchange.h"
 #include "kvcache/statistics/window_logits.h"
@@ -27,6 +28,8 @@ void LayerStatistics::compute_logits() {
   logits_ = ctx_.empty(DType::f32, {rows(), shard_.stride});
   Tensor partials = ctx_.empty(DType::f32, {blocks, rows() * 2});
   window_logits(ctx_, heads_, shard_, layer_.q_window, layer_.k, logits_.data<float>(), partials.data<float>());
+  if (!layer_.form.plain(shard_.L))
+    bound_logits(ctx_, heads_, shard_, layer_.form, logits_.data<float>(), partials.data<float>());
   Tensor all = gather_blocks(ctx_, sequence_, *layer_.partition, partials, rows() * 2);
   softmax_ = ctx_.empty(DType::f32, {rows(), 2});
   fold_softmax(ctx_, all.data<float>(), slot_, rows(), softmax_.data<float>());

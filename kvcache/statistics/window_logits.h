@@ -32,6 +32,8 @@ void window_logits(Context& ctx, const HeadLayout& heads, const LocalShard& shar
 /// The same without tensor cores, for any head size and for f32: window_logits() calls it where it has to.
 void plain_window_logits(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const MatrixView& q_window,
                          const MatrixView& k, float* logits, float* partials);
+/// partials of logits [rows, shard.stride] that are there already (bound_logits.h).
+void softmax_partials(Context& ctx, const LocalShard& shard, int64_t rows, const float* logits, float* partials);
 void fold_softmax(Context& ctx, const float* gathered, const std::vector<int64_t>& slot, int64_t rows, float* softmax);
 }  // namespace gpu
 

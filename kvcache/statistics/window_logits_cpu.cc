@@ -2,6 +2,7 @@
 #include <limits>
 
 #include "kvcache/cpu/lane_tile.h"
+#include "kvcache/statistics/softmax_partial_cpu.h"
 #include "kvcache/statistics/window_logits.h"
 
 namespace restkv::cpu {
@@ -29,20 +30,6 @@ void mask_rows(const LocalShard& shard, const Segment& block, int64_t rows, floa
   }
 }
 
-// (max, sum of exp) of one row of a block; the padding holds -inf and adds nothing.
-void reduce_row(const float* logits, int64_t padded, float* partial) {
-  Lanes high = broadcast_lanes(kMinusInfinity);
-  for (int64_t i = 0; i < padded; i += kLanes) high = max_lanes(high, load_lanes(logits + i));
-  float max = kMinusInfinity;
-  for (int i = 0; i < kLanes; ++i) max = std::max(max, high[i]);
-  partial[0] = max;
-  partial[1] = 0.0f;
-  if (max == kMinusInfinity) return;
-  Lanes sum = {};
-  for (int64_t i = 0; i < padded; i += kLanes) sum += exp_lanes(load_lanes(logits + i) - max);
-  partial[1] = sum_lanes(sum);
-}
-
 }  // namespace
 
 void window_logits(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* q_window,
@@ -65,7 +52,7 @@ void window_logits(Context& ctx, const HeadLayout& heads, const LocalShard& shar
     }
     mask_rows(shard, block, rows, out);
     for (int64_t r = 0; r < rows; ++r)
-      reduce_row(out + r * shard.stride, round_up_to_panel(block.count), partials + (b * all_rows + row0 + r) * 2);
+      softmax_partial(out + r * shard.stride, round_up_to_panel(block.count), partials + (b * all_rows + row0 + r) * 2);
   });
 }
 

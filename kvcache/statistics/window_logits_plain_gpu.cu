@@ -124,6 +124,11 @@ void plain_window_logits(Context& ctx, const HeadLayout& heads, const LocalShard
                                                                 static_cast<const T*>(q_window.data), keys, logits);
     RESTKV_KERNEL_CHECK();
   });
+  softmax_partials(ctx, shard, rows, logits, partials);
+}
+
+void softmax_partials(Context& ctx, const LocalShard& shard, int64_t rows, const float* logits, float* partials) {
+  const BlockGrid grid = block_grid(shard);
   partials_kernel<<<dim3(grid.blocks, blocks_for(rows, 8)), 256, 0, stream_of(ctx)>>>(
       grid, rows, shard.stride, logits, reinterpret_cast<float2*>(partials));
   RESTKV_KERNEL_CHECK();

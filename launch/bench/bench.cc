@@ -145,6 +145,7 @@ void Bench::load_model(const BenchLayout& layout) {
     TransformerOptions options;
     options.decode = decode_;
     options.weight_dtype = weight_dtype(config_.model.dtype);
+    options.timeout_s = config_.parallel.timeout_s;
     model_ = std::make_unique<Transformer>(*ctx_, *grid_, checkpoint_.config, *checkpoint_.weights,
                                            layout.groups.front().cache, options,
                                            [&](int64_t done, int64_t total) { bar.update(done, total); });

@@ -91,6 +91,8 @@ Sequence GroupMeasurement::prefill(int64_t index, double* seconds) {
   std::vector<int32_t> prompt = random_prompt(config_.bench.seed, index, group_.context, model_.config().vocab);
   PrefillOptions options;
   options.max_new_tokens = decode_steps(config_, group_);
+  options.chunk = config_.prefill.chunk;
+  options.host_residual = config_.prefill.residual == ResidualPlace::host;
   grid_.control().barrier();
   ctx_.synchronize();
   Stopwatch watch;

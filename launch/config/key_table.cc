@@ -80,6 +80,21 @@ std::vector<KeySpec> parallel_keys() {
   };
 }
 
+std::vector<KeySpec> prefill_keys() {
+  return {
+      integer_key("prefill.chunk", "tokens", kSpeed,
+                  "Tokens of a rank that a layer works on at a time, a multiple of 128: bounds the queries and "
+                  "activations of a long prompt, what stays of its length are the residual stream and one layer's K/V. "
+                  "0: all at once. Not with `parallel.context: ring`.",
+                  0, kMost, FIELD(prefill.chunk)),
+      choice_key("prefill.residual", kSpeed,
+                 "Where the residual stream is at home. `host`: in pinned memory of the host, hidden size x 4 bytes a "
+                 "token; with `chunk`, two chunks of it are on the device, and they come and go beside the "
+                 "computation.",
+                 {"device", "host"}, FIELD(prefill.residual)),
+  };
+}
+
 std::vector<KeySpec> cache_keys() {
   return {
       text_key("cache.policy", kResults,
@@ -288,8 +303,8 @@ std::string last_part(const std::string& name) { return name.substr(name.rfind('
 const std::vector<KeySpec>& run_keys() {
   static const std::vector<KeySpec> keys = [] {
     std::vector<KeySpec> all;
-    for (auto section : {model_keys(), parallel_keys(), cache_keys(), score_keys(), decode_keys(), prompt_keys(),
-                         generate_keys(), output_keys(), bench_keys(), plan_keys()})
+    for (auto section : {model_keys(), parallel_keys(), prefill_keys(), cache_keys(), score_keys(), decode_keys(),
+                         prompt_keys(), generate_keys(), output_keys(), bench_keys(), plan_keys()})
       for (KeySpec& key : section) all.push_back(std::move(key));
     return all;
   }();

@@ -5,6 +5,7 @@
 #include "dist/base/error.h"
 #include "launch/config/key_table.h"
 #include "launch/config/yaml_reader.h"
+#include "model/prefill_chunks.h"
 
 namespace restkv {
 namespace {
@@ -63,9 +64,23 @@ void check_prompt(const RunConfig& config) {
                config.file);
 }
 
+void check_prefill(const RunConfig& config) {
+  try {
+    check_prefill_chunk(config.prefill.chunk);
+  } catch (const InputError& e) {
+    fail_input("{}: {}", config.file, e.what());
+  }
+  if (config.prefill.residual == ResidualPlace::host && config.prefill.chunk == 0)
+    fail_input("{}: prefill.residual: found host, expected device, or a prefill.chunk by which it can come and go",
+               config.file);
+  if (config.prefill.chunk > 0 && config.parallel.context == ContextChoice::ring)
+    fail_input("{}: parallel.context: found ring, expected auto or allgather with prefill.chunk", config.file);
+}
+
 /// What single keys cannot say.
 void check_together(const RunConfig& config, ConfigUse use) {
   check_model(config);
+  check_prefill(config);
   if (use == ConfigUse::run && config.model.weights == WeightChoice::file) check_prompt(config);
   try {
     config.cache.validate();

@@ -15,6 +15,7 @@ enum class DecodeChoice { automatic, sequence, tensor };
 enum class ContextChoice { automatic, allgather, ring };
 enum class ChatChoice { automatic, none };
 enum class DeviceChoice { automatic, cpu, gpu };
+enum class ResidualPlace { device, host };
 enum class WeightChoice { file, random };
 enum class BenchPrompt { random };
 
@@ -44,6 +45,11 @@ struct RunConfig {
     double timeout_s = 600.0;
     double memory_gib = 0.0;  ///< 0: what the host, or the GPU, has available
   } parallel;
+
+  struct Prefill {
+    int64_t chunk = 0;  ///< 0: the whole prompt at once
+    ResidualPlace residual = ResidualPlace::device;
+  } prefill;
 
   CacheConfig cache;
 

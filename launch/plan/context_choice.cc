@@ -6,7 +6,7 @@ ContextPlan choose_context(const PlanInput& input, bool one_host, int ranks_per_
   if (input.config.parallel.context != ContextChoice::automatic) return input.context;
   const int64_t window = input.model.traits.sliding_window;
   const bool cut = window > 0 && input.L + input.new_tokens > window;
-  if (input.sequence_size() == 1 || cut) return ContextPlan::allgather;
+  if (input.sequence_size() == 1 || cut || input.config.prefill.chunk > 0) return ContextPlan::allgather;
   if (!one_host) return ContextPlan::ring;
   auto fits = [&](ContextPlan plan) {
     PlanInput with = input;

@@ -44,8 +44,9 @@ bool reshards(const PlanInput& input) { return input.decode == DecodeMode::tenso
 int64_t selection_scratch(Device device) { return device == Device::gpu ? 4096 * 8 / kF32 : kKeyBins[0]; }
 
 /// Elements of the arrays that the decision of one layer needs at once.
-int64_t decision_scratch(const PlanInput& input, const Shard& held, int64_t L_lc) {
+int64_t decision_scratch(const PlanInput& input, const Shard& held, int rank) {
   SequencePartition partition(input.L, input.sequence_size());
+  const int64_t L_lc = partition.local_size(rank / input.tensor_size());
   bool many = input.sequence_size() > 1;
   int64_t Hq = held.heads.Hq_lc(), rows = window_rows(input, held);
   int64_t local_blocks = (L_lc + partition.block_size() - 1) / partition.block_size();
@@ -61,8 +62,10 @@ int64_t decision_scratch(const PlanInput& input, const Shard& held, int64_t L_lc
     statistics = rows * (L_lc + 2) + 2 * Hq * L_lc + beside;
     scores += Hq * L_lc;
   }
-  // Sums of 8 bytes over the whole prompt, and the queries' outputs and log-sum-exps beside them.
-  if (use.column_sums) statistics += Hq * (2 * input.L + 2 * L_lc) + Hq * input.model.d * L_lc;
+  // Sums of 8 bytes over the whole prompt, and the queries' outputs and log-sum-exps beside them; of chunks also what
+  // one of them adds.
+  const int64_t queries = input.rows_at_once(rank), sums = input.config.prefill.chunk > 0 ? 4 : 2;
+  if (use.column_sums) statistics += Hq * (sums * input.L + L_lc + queries) + Hq * input.model.d * queries;
   bool mean_over_layer = find_policy(input.config.cache.policy).unit == ScoreUnit::layer_mean;
   if (mean_over_layer && input.tensor_size() > 1) scores += held.heads.Hq * L_lc;  // those of all tensor ranks
   return std::max(statistics, scores + scored_rows(input, held) * selection_scratch(input.device));
@@ -70,8 +73,8 @@ int64_t decision_scratch(const PlanInput& input, const Shard& held, int64_t L_lc
 
 }  // namespace
 
-int64_t eviction_scratch_bytes(const PlanInput& input, const ShardPlan& shard, int64_t L_lc) {
-  int64_t decision = input.evicts() ? decision_scratch(input, shard.resident, L_lc) * kF32 : 0;
+int64_t eviction_scratch_bytes(const PlanInput& input, const ShardPlan& shard, int rank) {
+  int64_t decision = input.evicts() ? decision_scratch(input, shard.resident, rank) * kF32 : 0;
   // Packed, received and merged rows, of the layer that keeps most: the first.
   int64_t moving = reshards(input) ? 3 * decode_rows(input, shard, input.kept_in(0)) * 2 * input.model.d *
                                          device_sizes(input.device).kv

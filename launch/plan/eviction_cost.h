@@ -7,9 +7,9 @@
 
 namespace restkv {
 
-/// Bytes of temporary arrays on a rank of L_lc local positions: window logits, scores, histograms of the selection,
+/// Bytes of temporary arrays on a rank: window logits, scores, histograms of the selection,
 /// and the rows on their way to the ranks that decode them.
-int64_t eviction_scratch_bytes(const PlanInput& input, const ShardPlan& shard, int64_t L_lc);
+int64_t eviction_scratch_bytes(const PlanInput& input, const ShardPlan& shard, int rank);
 
 /// Bytes that all ranks together send for the decision of one layer. Ties at a cut cost a little more.
 int64_t eviction_sent_bytes(const PlanInput& input);

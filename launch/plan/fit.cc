@@ -42,6 +42,14 @@ std::vector<std::string> remedies(const PlanInput& input, int ranks_per_host, in
     found.push_back(fmt::format("a prompt of at most {} tokens ({})", L, input.length_key));
   if (int64_t batch = largest(input, 1, input.batch, ranks_per_host, available, set_batch); batch > 0)
     found.push_back(fmt::format("a batch of at most {}", batch));
+  for (int64_t chunk : {8192, 2048}) {
+    PlanInput change = input;
+    change.config.prefill.chunk = chunk;
+    if (input.config.prefill.chunk > 0 || input.context == ContextPlan::ring) break;
+    if (!fits(change, ranks_per_host, available)) continue;
+    found.push_back(fmt::format("prefill.chunk: {}", chunk));
+    break;
+  }
   int64_t least = input.config.cache.least_budget();
   if (int64_t tokens = largest(input, least, input.kept(), ranks_per_host, available, set_budget); tokens >= least)
     found.push_back(fmt::format("{}cache.budget: {}", input.evicts() ? "" : "cache.policy: restkv with ", tokens));

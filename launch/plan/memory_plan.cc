@@ -10,6 +10,7 @@
 #include "launch/plan/eviction_cost.h"
 #include "launch/results/record.h"
 #include "model/ops/attention_prefill.h"
+#include "model/prefill_chunks.h"
 #include "model/transformer.h"
 
 namespace restkv {
@@ -102,6 +103,19 @@ int64_t PlanInput::kept_in(int64_t layer) const {
   return layer_budget(config.cache, L, layer, model.layers);
 }
 
+int64_t PlanInput::rows_at_once(int rank) const {
+  const SequencePartition partition(L, sequence_size());
+  const int sequence_rank = rank / tensor_size();
+  if (config.prefill.chunk == 0) return partition.local_size(sequence_rank);
+  return largest_chunk(prefill_chunks(partition, sequence_rank, config.prefill.chunk));
+}
+
+bool PlanInput::residual_on_host(int rank) const {
+  const SequencePartition partition(L, sequence_size());
+  return config.prefill.residual == ResidualPlace::host &&
+         prefill_chunks(partition, rank / tensor_size(), config.prefill.chunk).size() > 1;
+}
+
 PlanInput make_plan_input(const Checkpoint& checkpoint, const RunConfig& config, DecodeMode decode, int64_t L,
                           Device device) {
   PlanInput input;
@@ -131,7 +145,7 @@ MemoryPlan plan_memory(const PlanInput& input, int rank) {
   int sequence_rank = rank / input.tensor_size();
   int64_t L_lc = SequencePartition(input.L, input.sequence_size()).local_size(sequence_rank);
   const DeviceSizes size = device_sizes(input.device);
-  int64_t slice = std::min(size.slice_rows, L_lc);
+  int64_t rows = input.rows_at_once(rank), slice = std::min(size.slice_rows, rows);
   int64_t q = shard.resident.heads.Hq_lc() * m.d, kv = shard.resident.heads.Hkv_lc() * m.d;
 
   MemoryPlan plan;
@@ -145,7 +159,14 @@ MemoryPlan plan_memory(const PlanInput& input, int rank) {
     plan.layer_kv += 2 * input.L * kv * size.kv;
   if (input.evicts() && input.window_queries) plan.layer_kv += input.config.cache.window * q * size.activation;
   plan.cache = cache_bytes(input, shard, L_lc);
-  plan.activations = L_lc * (m.hidden * kF32 + q * size.activation + m.d * kF32);  // x, q, the rotations
+  int64_t x_rows = L_lc;
+  if (input.residual_on_host(rank)) {
+    x_rows = 2 * rows;
+    // CPU ranks hold all they have in host memory.
+    if (input.device == Device::cpu) x_rows += L_lc;
+    if (input.device == Device::gpu) plan.host = L_lc * m.hidden * kF32;
+  }
+  plan.activations = x_rows * m.hidden * kF32 + rows * (q * size.activation + m.d * kF32);  // x, q, the rotations
   plan.activations += slice * (m.hidden + 3 * shard.resident.mlp.size()) * size.activation;
   if (input.tensor_size() > 1 || m.traits.output_norms)
     plan.activations += 2 * slice * m.hidden * size.sum;  // terms of sums over the ranks
@@ -153,7 +174,7 @@ MemoryPlan plan_memory(const PlanInput& input, int rank) {
     const int64_t heads = shard.resident.heads.Hq_lc(), block = std::min(kAttentionRows, L_lc);
     plan.activations += L_lc * (q + heads) * kF32 + block * (q * size.activation + heads * kF32);
   }
-  plan.scratch = eviction_scratch_bytes(input, shard, L_lc);
+  plan.scratch = eviction_scratch_bytes(input, shard, rank);
   return plan;
 }
 
@@ -168,6 +189,7 @@ MemoryPlan plan_memory(const PlanInput& input) {
 
 std::string describe(const MemoryPlan& plan, int ranks_per_host, int64_t available) {
   std::string host = available > 0 ? format_bytes(available) + " available" : "available memory unknown";
+  if (plan.host > 0) host += fmt::format("; {} of the host's memory a rank", format_bytes(plan.host));
   return fmt::format(
       "weights {} + output factors {} + one layer's K/V {} + retained cache {} + activations {} + scratch {} = {} a "
       "rank; {} rank{} on this host: {}, {}",

@@ -48,6 +48,10 @@ struct PlanInput {
   bool evicts() const;
   int64_t kept() const;
   int64_t kept_in(int64_t layer) const;
+  /// Rows of a rank whose queries exist at once: all of them, or those of the largest chunk.
+  int64_t rows_at_once(int rank) const;
+  /// Whether a rank's residual stream is at home in host memory: asked for, and of more than one chunk.
+  bool residual_on_host(int rank) const;
 };
 
 PlanInput make_plan_input(const Checkpoint& checkpoint, const RunConfig& config, DecodeMode decode, int64_t L,
@@ -59,8 +63,9 @@ struct MemoryPlan {
   int64_t output_factors = 0;
   int64_t layer_kv = 0;     ///< one layer's local K and V, gathered or on their way, and the window's queries
   int64_t cache = 0;        ///< retained rows of all layers and prompts, with room for the new tokens
-  int64_t activations = 0;  ///< residual stream, queries, one slice of the MLP
+  int64_t activations = 0;  ///< residual stream, queries (of a chunk), one slice of the MLP
   int64_t scratch = 0;      ///< the eviction of one layer, and its rows on their way to the decoding ranks
+  int64_t host = 0;         ///< beside these, of a GPU rank's host: the residual stream at home there
   int64_t total() const { return weights + output_factors + layer_kv + cache + activations + scratch; }
 };
 

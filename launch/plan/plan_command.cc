@@ -50,6 +50,7 @@ void print_memory(const MemoryPlan& plan, int ranks, int64_t available) {
   print_bytes("activations", plan.activations);
   print_bytes("scratch", plan.scratch);
   print_bytes("sum", plan.total());
+  if (plan.host > 0) print_bytes("residual stream, host", plan.host);
   print_row("all ranks on this host",
             fmt::format("{} x {} = {} of {}", ranks, format_bytes(plan.total()), format_bytes(plan.total() * ranks),
                         available > 0 ? format_bytes(available) + " available" : "an unknown amount"));

@@ -126,8 +126,10 @@ class Predictor {
     }
     // Of the output projection and of the MLP, slice by slice; on GPUs beside the next slice's work, so the last ones
     // show.
-    for (int64_t first = 0; tensor_.size > 1 && first < L_lc_; first += size_.slice_rows) {
-      const int64_t rows = std::min(size_.slice_rows, L_lc_ - first);
+    const int64_t chunk = in_.config.prefill.chunk,
+                  slice = chunk > 0 ? std::min(chunk, size_.slice_rows) : size_.slice_rows;
+    for (int64_t first = 0; tensor_.size > 1 && first < L_lc_; first += slice) {
+      const int64_t rows = std::min(slice, L_lc_ - first);
       if (m_.overlap && first + rows < L_lc_) continue;
       layer += 2.0 * sum(tensor_, static_cast<double>(rows * c_.hidden * size_.sum));
     }

@@ -4,21 +4,20 @@
 
 #include "dist/comm/collective.h"
 #include "launch/plan/eviction_cost.h"
+#include "model/prefill_chunks.h"
 
 namespace restkv {
 namespace {
 
 constexpr int64_t kF32 = 4;
 
-/// Sent by all ranks of one tensor group for the sums of one layer, at L_lc positions.
-int64_t layer_sums(const PlanInput& input, int64_t L_lc) {
+/// Sent by all ranks of one tensor group for the sums of one layer, at the positions of a sequence rank.
+int64_t layer_sums(const PlanInput& input, const SequencePartition& partition, int sequence_rank) {
   int n = input.tensor_size();
   int64_t sent = 0;
   const DeviceSizes size = device_sizes(input.device);
-  for (int64_t first = 0; first < L_lc; first += size.slice_rows) {
-    int64_t bytes = std::min(size.slice_rows, L_lc - first) * input.model.hidden * size.sum;
-    sent += 2 * n * collective::sent_by_all_reduce(n, bytes);  // output projection and MLP
-  }
+  for (const int64_t rows : prefill_sum_rows(partition, sequence_rank, input.config.prefill.chunk, size.slice_rows))
+    sent += 2 * n * collective::sent_by_all_reduce(n, rows * input.model.hidden * size.sum);  // output and MLP
   return sent;
 }
 
@@ -27,7 +26,7 @@ int64_t prefill_layer_bytes(const PlanInput& input) {
   int sequence = input.sequence_size(), tensor = input.tensor_size();
   SequencePartition partition(input.L, sequence);
   int64_t per_layer = 0;
-  for (int s = 0; s < sequence; ++s) per_layer += layer_sums(input, partition.local_size(s));
+  for (int s = 0; s < sequence; ++s) per_layer += layer_sums(input, partition, s);
   for (int t = 0; t < tensor; ++t) {  // the ring moves as much as the all-gather
     int64_t kv = split_heads(m.Hq, m.Hkv, tensor, t).kv.size() * m.d;
     per_layer += 2 * collective::sent_by_all_gather(sequence, input.L * kv * device_sizes(input.device).kv);
@@ -40,7 +39,8 @@ int64_t prefill_bytes(const PlanInput& input) {
   const SequencePartition partition(input.L, sequence);
   int64_t embedding = 0;
   for (int s = 0; s < sequence; ++s)
-    embedding += tensor * collective::sent_by_all_reduce(tensor, partition.local_size(s) * input.model.hidden * kF32);
+    for (const int64_t rows : prefill_embed_rows(partition, s, input.config.prefill.chunk))
+      embedding += tensor * collective::sent_by_all_reduce(tensor, rows * input.model.hidden * kF32);
   return embedding + input.model.layers * prefill_layer_bytes(input);
 }
 

@@ -76,6 +76,8 @@ PrefillOptions prefill_options(const Checkpoint& checkpoint, const RunConfig& co
   if (checkpoint.config.max_positions > 0)
     options.max_new_tokens = std::min(options.max_new_tokens, checkpoint.config.max_positions - L);
   options.progress = hooks.on_prefill;
+  options.chunk = config.prefill.chunk;
+  options.host_residual = config.prefill.residual == ResidualPlace::host;
   return options;
 }
 

@@ -89,6 +89,7 @@ void Runner::start_context() {
   options.sequence = static_cast<int>(config_.parallel.sequence);
   options.tensor = static_cast<int>(config_.parallel.tensor);
   options.timeout_s = config_.parallel.timeout_s;
+  options.wrap = mpi_.wrapper();
   grid_ = make_device_grid(std::move(control_), *ctx_, options);
   layout_ = {config_.parallel.sequence, config_.parallel.tensor, ctx_->threads(),
              decode_ == DecodeMode::tensor ? "tensor" : "sequence", std::string(name_of(ctx_->device()))};
@@ -124,6 +125,7 @@ void Runner::load_model() {
     options.decode = decode_;
     options.context = context_;
     options.weight_dtype = weight_dtype(config_.model.dtype);
+    options.timeout_s = config_.parallel.timeout_s;
     model_ = std::make_unique<Transformer>(*ctx_, *grid_, checkpoint_.config, *checkpoint_.weights, config_.cache,
                                            options, [&](int64_t done, int64_t total) { bar.update(done, total); });
     bar.finish();

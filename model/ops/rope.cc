@@ -72,22 +72,28 @@ Tensor rope_table(Context& ctx, const std::vector<float>& frequencies, const std
                   double factor) {
   int64_t half = static_cast<int64_t>(frequencies.size()), n = static_cast<int64_t>(positions.size());
   Tensor table = ctx.empty(DType::f32, {n, 2, half});
-  if (on_gpu(ctx)) {
-    Tensor f = ctx.to_device(frequencies.data(), DType::f32, {half});
-    Tensor p = ctx.to_device(positions.data(), DType::i64, {n});
-    gpu::rope_table(ctx, f.data<float>(), p.data<int64_t>(), n, half, static_cast<float>(factor), table.data<float>());
-    return table;
-  }
+  fill_rope_table(ctx, ctx.to_device(frequencies.data(), DType::f32, {half}),
+                  ctx.to_device(positions.data(), DType::i64, {n}), factor, table);
+  return table;
+}
+
+void fill_rope_table(Context& ctx, const Tensor& frequencies, const Tensor& positions, double factor,
+                     const Tensor& table) {
+  const int64_t half = frequencies.numel(), n = positions.numel();
+  RESTKV_CHECK(table.size(0) >= n && table.size(1) == 2 && table.size(2) == half,
+               "rope table {} for {} positions, {} frequencies", table.describe(), n, half);
+  const float *f = frequencies.data<float>(), scale = static_cast<float>(factor);
+  const int64_t* p = positions.data<int64_t>();
   float* data = table.data<float>();
+  if (on_gpu(ctx)) return gpu::rope_table(ctx, f, p, n, half, scale, data);
   ctx.parallel_for(n, [&](int64_t r) {
-    float position = static_cast<float>(positions[r]);
+    float position = static_cast<float>(p[r]);
     for (int64_t i = 0; i < half; ++i) {
-      float angle = position * frequencies[i];
-      data[(2 * r) * half + i] = std::cos(angle) * static_cast<float>(factor);
-      data[(2 * r + 1) * half + i] = std::sin(angle) * static_cast<float>(factor);
+      float angle = position * f[i];
+      data[(2 * r) * half + i] = std::cos(angle) * scale;
+      data[(2 * r + 1) * half + i] = std::sin(angle) * scale;
     }
   });
-  return table;
 }
 
 void apply_rope(Context& ctx, const MatrixView& x, int64_t d, const Tensor& table) {

@@ -19,6 +19,11 @@ std::vector<float> rope_frequencies(const RopeConfig& rope, int64_t d, int64_t l
 Tensor rope_table(Context& ctx, const std::vector<float>& frequencies, const std::vector<int64_t>& positions,
                   double factor = 1.0);
 
+/// The same into the first rows of `table` [at least n, 2, d/2], from frequencies f32 [d/2] and positions i64 [n] on
+/// the context's device: in stream order on GPUs.
+void fill_rope_table(Context& ctx, const Tensor& frequencies, const Tensor& positions, double factor,
+                     const Tensor& table);
+
 /// Turns the heads of every row in place. x [n, heads * d]; table [at least n, 2, d/2].
 void apply_rope(Context& ctx, const MatrixView& x, int64_t d, const Tensor& table);
 

@@ -49,6 +49,9 @@ class FaultyCommunicator final : public Communicator {
     inner_->barrier();
   }
   std::shared_ptr<void> beside(const std::function<void()>& calls) override { return inner_->beside(calls); }
+  std::shared_ptr<void> beside_first(const std::function<void()>& calls) override {
+    return inner_->beside_first(calls);
+  }
   void join(const void* ticket) override { inner_->join(ticket); }
   std::unique_ptr<Communicator> split(int color, int key, std::string name) override {
     auto part = std::make_unique<FaultyCommunicator>(inner_->split(color, key, std::move(name)), fault_);

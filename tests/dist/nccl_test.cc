@@ -87,6 +87,31 @@ TEST_F(Nccl, BesideBeginsAfterTheWorkBefore) {
   EXPECT_EQ(on_host(recv), of_all(n, 2));
 }
 
+TEST_F(Nccl, CallsThatBeginAsOneAheadOfALongKernel) {
+  const int64_t n = 70000;
+  Tensor a = on_device(values(rank(), n, 4)), b = on_device(values(rank(), n, 5));
+  Tensor all_a = ctx_->zeros(DType::i32, {n * size()}), all_b = ctx_->zeros(DType::i32, {n * size()});
+  std::vector<int64_t> counts(size(), n), places(size());
+  for (int r = 0; r < size(); ++r) places[r] = (size() - 1 - r) * n;  // as the upper chunks lie
+  for (int i = 0; i < 3; ++i) {
+    ctx_->fill_zero(all_a.raw(), all_a.bytes());
+    ctx_->fill_zero(all_b.raw(), all_b.bytes());
+    auto ticket = world_->beside_first([&] {
+      world_->all_gather(a.raw(), all_a.raw(), n, DType::i32);
+      world_->all_gather_v(b.raw(), all_b.raw(), counts, places, DType::i32);
+    });
+    work_long();
+    world_->join(ticket.get());
+    EXPECT_EQ(on_host(all_a), of_all(n, 4));
+    std::vector<int32_t> want;
+    for (int r = size() - 1; r >= 0; --r) {
+      auto part = values(r, n, 5);
+      want.insert(want.end(), part.begin(), part.end());
+    }
+    EXPECT_EQ(on_host(all_b), want);
+  }
+}
+
 // As prefill does it: one call ahead on the other stream, other groups' calls on the context's stream, all sizes mixed.
 TEST_F(Nccl, ManyCallsOnBothStreamsAndOfSeveralGroups) {
   auto half = world_->split(rank() % 2, rank(), "half");

@@ -24,6 +24,7 @@ struct EvictionCase {
   std::vector<float> q_all, lse;
   std::vector<float> wo;  ///< [hidden, Hq * d]; empty without output projection
   CacheConfig config;
+  AttentionForm form = {};
 
   int64_t P() const { return L - config.window; }
   int64_t hidden() const { return static_cast<int64_t>(wo.size()) / (Hq * d); }
@@ -112,6 +113,7 @@ inline RankResult evict_case(Context& ctx, const EvictionCase& c, Communicator& 
                 MatrixView(v_there),
                 c.wo.empty() ? nullptr : r.data<float>(),
                 c.layers};
+  layer.form = c.form;
   PromptTensors prompt;
   if (!c.q_all.empty()) {
     prompt = prompt_tensors(ctx, c, heads, partition, sequence.rank(), dtype);

@@ -55,7 +55,10 @@ class Formulas {
         double dot = 0.0;
         for (int64_t j = 0; j < c_.d; ++j)
           dot += static_cast<double>(c_.q[(h * W_ + w) * c_.d + j]) * static_cast<double>(key(h, i)[j]);
-        row[i] = dot / std::sqrt(static_cast<double>(c_.d));
+        const AttentionForm& form = c_.form;
+        row[i] = dot * (form.scale > 0.0 ? form.scale : 1.0 / std::sqrt(static_cast<double>(c_.d)));
+        if (form.softcap > 0.0) row[i] = form.softcap * std::tanh(row[i] / form.softcap);
+        if (form.sliding_window > 0 && i <= P_ + w - form.sliding_window) row[i] = -INFINITY;
       }
       rows.push_back(row);
     }

@@ -119,6 +119,22 @@ TEST_F(EvictionGpu, AgreesWithTheCpuOnBf16) {
   EXPECT_LE(drifted * 50, heads);
 }
 
+// Layers with a soft-cap, a scale of their own, a sliding window.
+TEST_F(EvictionGpu, WindowsAndSoftCapsAgreeWithTheCpu) {
+  const AttentionForm forms[] = {{0.0, 0.0, 700}, {0.0, 2.0, 0}, {0.02, 3.0, 300}};
+  uint32_t seed = 500;
+  for (const AttentionForm& form : forms)
+    for (const CacheConfig& config : case_configs()) {
+      if (deals_to_heads(config.allocation)) continue;
+      EvictionCase c = random_case(config.policy, {2500, 32, 300, 8, 2, 128}, config, seed++);
+      c.form = form;
+      compare(c, DType::bf16, kScoresGpuBf16);
+      compare(c, DType::f32, kScoresGpuF32);
+    }
+  std::cout << drifted << " of " << heads << " windows differ\n";
+  EXPECT_LE(drifted * 50, heads);
+}
+
 // The tensor-core kernel of the column sums: head sizes, groups, tiles that are cut short, several tiles of keys.
 TEST_F(EvictionGpu, H2oAgreesWithTheCpuOnBf16) {
   const std::vector<std::pair<std::string, CaseShape>> shapes = {

@@ -94,6 +94,18 @@ TEST(EvictionReference, MultiQueryHeadsOf256) {
   }
 }
 
+// Mistral's and Gemma 2's attention: rows beyond a query's window, scores of another size, and both.
+TEST(EvictionReference, WindowsAndSoftCaps) {
+  const AttentionForm forms[] = {{0.0, 0.0, 150}, {0.0, 2.0, 0}, {0.4, 0.0, 0}, {0.1, 3.0, 90}, {0.0, 0.0, 400}};
+  uint32_t seed = 130;
+  for (const auto& [name, config] : configs())
+    for (const AttentionForm& form : forms) {
+      EvictionCase c = random_case(name, CaseShape{401, 16, 80, 6, 3, 24, 32}, config, seed++);
+      c.form = form;
+      compare(c, kScoresF32);
+    }
+}
+
 TEST(EvictionReference, AttentionNearOneAndVanishing) {
   double largest = 0.0;
   for (const auto& [name, config] : configs())

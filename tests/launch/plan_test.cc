@@ -108,6 +108,12 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"streaming", 2, 1, {"cache.policy=streaming_llm", "cache.budget=20%"}},
         Case{"sliding", 1, 2, {"cache.policy=sliding_window", "cache.budget=20%"}},
         Case{"key_norm", 1, 2, {"cache.policy=key_norm", "cache.budget=20%"}},
+        Case{"chunk", 1, 1, {"cache.budget=20%", "prefill.chunk=256"}},
+        Case{"chunk_both", 2, 2, {"cache.budget=20%", "prefill.chunk=128"}},
+        Case{"chunk3", 3, 1, {"cache.policy=full", "parallel.decode=sequence", "prefill.chunk=128"}},
+        Case{"chunk_h2o", 2, 1, {"cache.policy=h2o", "cache.pooling=none", "cache.budget=20%", "prefill.chunk=128"}},
+        Case{"host", 2, 1, {"cache.budget=20%", "prefill.chunk=128", "prefill.residual=host"}},
+        Case{"h2o", 2, 1, {"cache.policy=h2o", "cache.pooling=none", "cache.budget=20%"}},
         Case{"bf16", 1, 1, {"cache.policy=random", "cache.budget=64", "model.dtype=bf16"}}),
     [](const auto& info) { return std::string(info.param.name); });
 
@@ -134,6 +140,34 @@ TEST(Plan, RefusalNamesWhatFits) {
   text = testing::message_of<InputError>([&] { require_fit(input, plan_memory(input), 1, total - total / 30); });
   EXPECT_NE(text.find("model.dtype: bf16"), std::string::npos) << text;
   EXPECT_THROW(require_fit(input, plan_memory(input), 2, total * 3 / 2), InputError);  // two such ranks
+}
+
+TEST(Plan, ChunksMakeRoom) {
+  TinyModel model;
+  const std::string path = model.config(1, 100);
+  auto input_of = [&](const std::string& set) {
+    return input_for(model, path, {"", 1, 1, {"cache.policy=streaming_llm", set}}, 100000);
+  };
+  const PlanInput whole = input_of("prefill.chunk=0"), chunked = input_of("prefill.chunk=2048");
+  const int64_t all = plan_memory(whole).total(), some = plan_memory(chunked).total();
+  ASSERT_LT(some, all);
+  const std::string text = testing::message_of<InputError>([&] { require_fit(whole, plan_memory(whole), 1, some); });
+  EXPECT_NE(text.find("; prefill.chunk: 2048"), std::string::npos) << text;
+  EXPECT_NO_THROW(require_fit(chunked, plan_memory(chunked), 1, some));
+  // Of a GPU the residual stream moves out as well; two chunks of it stay.
+  PlanInput device = chunked, host = chunked;
+  device.device = host.device = Device::gpu;
+  host.config.prefill.residual = ResidualPlace::host;
+  const int64_t row = host.model.hidden * 4, rows = host.rows_at_once(0);
+  EXPECT_EQ(rows, 2048);
+  EXPECT_EQ(plan_memory(device).total() - plan_memory(host).total(), (100000 - 2 * rows) * row);
+  EXPECT_EQ(plan_memory(host).host, 100000 * row);
+  EXPECT_NE(describe(plan_memory(host), 1, 0).find("of the host's memory a rank"), std::string::npos);
+  host.L = 2000;  // one chunk: it stays
+  EXPECT_EQ(plan_memory(host).host, 0);
+  // The ring is not chosen for it.
+  PlanInput spread = input_for(model, path, {"", 2, 1, {"cache.policy=full", "prefill.chunk=128"}}, 3000);
+  EXPECT_EQ(choose_context(spread, false, 2, 0), ContextPlan::allgather);
 }
 
 TEST(Plan, ContextByHostsAndMemory) {

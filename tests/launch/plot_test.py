@@ -27,6 +27,13 @@ def point(context, policy, sequence=1, batch=1, status="ok"):
     return entry
 
 
+def load_plot():
+    spec = importlib.util.spec_from_file_location("plot", PLOT)
+    plot = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(plot)
+    return plot
+
+
 class Plot(unittest.TestCase):
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
@@ -72,10 +79,20 @@ class Plot(unittest.TestCase):
         os.remove(os.path.join(self.folder, "out", "ranks.png"))
         self.expect_pngs(self.plot(self.write("b.jsonl", projected)), ["scaling.png"])
 
+    @unittest.skipUnless(HAS_MATPLOTLIB, "matplotlib is not installed")
+    def test_prompts_that_grow_with_the_ranks(self):
+        points = [point(512 * n, "full", n) for n in (1, 2, 4)]
+        for p in points:
+            p["prefill"].update(flops={"linear": 1e9 * p["ranks"], "attention": 1e9 * p["ranks"] ** 2})
+        self.expect_pngs(self.plot(self.write("a.jsonl", points)), ["context.png", "ranks.png", "scaling.png", "weak.png"])
+        for p in points:
+            p["file"] = "a"
+        (line,) = load_plot().weak_lines(points).values()
+        self.assertEqual([(row[0], row[2]) for row in line], [(1, None), (2, None), (4, None)])
+        self.assertAlmostEqual(line[2][3], (1 + 4) * 4 / 2 / 4 / 4)  # FLOP, over the time, over the ranks
+
     def test_lines_over_ranks(self):
-        spec = importlib.util.spec_from_file_location("plot", PLOT)
-        plot = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(plot)
+        plot = load_plot()
         points = [dict(point(512, "full", n), prediction={"prefill_s": 0.5 / n, "decode_ms": 2.0}) for n in (2, 1)]
         points.append(dict(point(512, "full", 8), kind="projection"))
         for p in points:

@@ -44,6 +44,18 @@ TEST(Config, FourLinesAreARunAndTheRestIsDefault) {
   EXPECT_EQ(c.world_size(), 0);
 }
 
+TEST(Config, ChunksOfThePrefill) {
+  RunConfig c = load(kSmall, {"prefill.chunk=256", "prefill.residual=host", "parallel.context=allgather"});
+  EXPECT_EQ(c.prefill.chunk, 256);
+  EXPECT_EQ(c.prefill.residual, ResidualPlace::host);
+  EXPECT_EQ(error_of(kSmall, {"prefill.chunk=100"}),
+            "run.yaml: prefill.chunk: found 100, expected 0 (the whole prompt at once) or a multiple of 128 tokens");
+  EXPECT_EQ(error_of(kSmall, {"prefill.residual=host"}),
+            "run.yaml: prefill.residual: found host, expected device, or a prefill.chunk by which it can come and go");
+  EXPECT_EQ(error_of(kSmall, {"prefill.chunk=128", "parallel.context=ring"}),
+            "run.yaml: parallel.context: found ring, expected auto or allgather with prefill.chunk");
+}
+
 TEST(Config, EveryKeyIsRead) {
   RunConfig c = load(R"(
 model: {path: dir, dtype: bf16}

@@ -64,7 +64,7 @@ class Rows {
 
 class FamiliesGpu : public testing::GpuTest {
  protected:
-  int threads() const override { return 0; }
+  int threads() const override { return 4; }  // of tiny models: more would wait for each other
   std::unique_ptr<Transformer> make(Context& ctx, const Checkpoint& checkpoint, const CacheConfig& cache) {
     // The CPU's weights rounded as the GPU's are, so that activations alone differ.
     return std::make_unique<Transformer>(ctx, grid, checkpoint.config, *checkpoint.weights, cache,
@@ -76,7 +76,7 @@ class FamiliesGpu : public testing::GpuTest {
     return model.prefill(prompt, options);
   }
 
-  Context cpu{Context::Options{Device::cpu}};
+  Context cpu{Context::Options{Device::cpu, 4}};
   ProcessGrid grid{make_self_communicator(), 1, 1};
 };
 
@@ -182,7 +182,8 @@ TEST_F(FamiliesGpu, BatchesGiveWhatSingleSequencesGive) {
 
 class FamiliesGpuEviction : public FamiliesGpu, public ::testing::WithParamInterface<const char*> {};
 INSTANTIATE_TEST_SUITE_P(Models, FamiliesGpuEviction,
-                         ::testing::Values("llama2", "llama32", "mistral3", "gemma_2b", "qwen25"),
+                         ::testing::Values("llama2", "llama32", "mistral3", "gemma_2b", "qwen25",
+                                           "mistral_window", "gemma2"),
                          [](const auto& info) { return std::string(info.param); });
 
 // The CPU engine is tested against the formulas on the same models (family_eviction_test).

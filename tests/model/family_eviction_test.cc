@@ -120,9 +120,11 @@ TEST_P(FamilyEviction, KeepsWhatTheFormulasKeep) {
   }
 }
 
-// Multi-head, grouped with scaled frequencies, grouped, multi-query heads of 256, biases on 14 heads.
+// Multi-head, grouped with scaled frequencies, grouped, multi-query heads of 256, biases on 14 heads, a window of 100
+// positions in all layers; soft-caps, and a window of 64 in every other layer.
 INSTANTIATE_TEST_SUITE_P(Models, FamilyEviction,
-                         ::testing::Combine(::testing::Values("llama2", "llama32", "mistral3", "gemma_2b", "qwen25"),
+                         ::testing::Combine(::testing::Values("llama2", "llama32", "mistral3", "gemma_2b", "qwen25",
+                                                              "mistral_window", "gemma2"),
                                             ::testing::Values(Granularity::kv_head, Granularity::query_head)),
                          [](const auto& info) {
                            return std::string(std::get<0>(info.param)) +

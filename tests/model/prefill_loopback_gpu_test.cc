@@ -39,6 +39,10 @@ TEST_P(PrefillLoopback, KeptSetsOfOneRank) {
   });
 }
 
+TEST_P(PrefillLoopback, ChunksLikeTheWhole) {
+  on_ranks([](PrefillRank& rank) { expect_chunks_like_the_whole(rank, GetParam().sequence, GetParam().tensor); });
+}
+
 TEST_P(PrefillLoopback, GoldenLogits) {
   on_ranks([](PrefillRank& rank) {
     const auto [sequence, tensor] = GetParam();
@@ -50,7 +54,8 @@ TEST_P(PrefillLoopback, GoldenLogits) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Layouts, PrefillLoopback,
-                         ::testing::Values(Layout{2, 1}, Layout{1, 2}, Layout{2, 2}, Layout{3, 1}, Layout{1, 4}),
+                         ::testing::Values(Layout{1, 1}, Layout{2, 1}, Layout{1, 2}, Layout{2, 2}, Layout{3, 1},
+                                           Layout{1, 4}),
                          [](const auto& info) {
                            return fmt::format("sequence{}_tensor{}", info.param.sequence, info.param.tensor);
                          });

@@ -55,6 +55,13 @@ TEST_F(PrefillNccl, KeptSetsOfOneRank) {
   }
 }
 
+TEST_F(PrefillNccl, ChunksLikeTheWhole) {
+  for (auto [sequence, tensor] : all_layouts()) {
+    PrefillRank own = rank();
+    expect_chunks_like_the_whole(own, sequence, tensor);
+  }
+}
+
 TEST_F(PrefillNccl, GoldenLogits) {
   for (auto [sequence, tensor] : all_layouts())
     for (DType sums : {DType::bf16, DType::f32})

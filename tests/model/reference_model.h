@@ -29,11 +29,16 @@ class ReferenceModel {
     head_ = c_.tied_embeddings ? embedding_ : read("lm_head.weight");
     for (int64_t l = 0; l < c_.layers; ++l) {
       auto part = [&](const char* name) { return read(fmt::format("model.layers.{}.{}", l, name)); };
-      layers_.push_back({part("input_layernorm.weight"), part("post_attention_layernorm.weight"),
+      // Gemma 2 norms what attention and MLP add, and names its norms by their places.
+      const bool outer = c_.traits.output_norms;
+      layers_.push_back({part("input_layernorm.weight"),
+                         part(outer ? "pre_feedforward_layernorm.weight" : "post_attention_layernorm.weight"),
                          part("self_attn.q_proj.weight"), part("self_attn.k_proj.weight"),
                          part("self_attn.v_proj.weight"), part("self_attn.q_proj.bias"), part("self_attn.k_proj.bias"),
                          part("self_attn.v_proj.bias"), part("self_attn.o_proj.weight"), part("mlp.gate_proj.weight"),
-                         part("mlp.up_proj.weight"), part("mlp.down_proj.weight")});
+                         part("mlp.up_proj.weight"), part("mlp.down_proj.weight"),
+                         outer ? part("post_attention_layernorm.weight") : Vector(),
+                         outer ? part("post_feedforward_layernorm.weight") : Vector()});
       cache_.emplace_back(static_cast<size_t>(c_.Hq));
     }
     queries_.resize(layers_.size());
@@ -45,20 +50,24 @@ class ReferenceModel {
     for (double& value : x) value *= c_.traits.scaled_embeddings ? std::sqrt(float(c_.hidden)) : 1.0;
     for (size_t l = 0; l < layers_.size(); ++l) {
       const Layer& w = layers_[l];
-      add(x, attention(l, normed(x, w.attention_norm)));
+      add(x, normed_output(attention(l, normed(x, w.attention_norm)), w.attention_output_norm));
       const Vector h = normed(x, w.mlp_norm), gate = product(w.gate, h), up = product(w.up, h);
       Vector inner;
       for (size_t i = 0; i < gate.size(); ++i) inner.push_back(activated(gate[i]) * up[i]);
-      add(x, product(w.down, inner));
+      add(x, normed_output(product(w.down, inner), w.mlp_output_norm));
     }
     ++length_;
-    return product(head_, normed(x, final_norm_));
+    Vector logits = product(head_, normed(x, final_norm_));
+    if (const double cap = c_.traits.logit_softcap; cap > 0.0)
+      for (double& value : logits) value = cap * std::tanh(value / cap);
+    return logits;
   }
 
   /// What ReST-KV decides on in a layer once the prompt has been read.
   EvictionCase eviction_case(int64_t layer, const CacheConfig& config) const {
     EvictionCase out;
     out.config = config;
+    out.form = c_.attention_form(layer);
     out.L = length_, out.Hq = c_.Hq, out.Hkv = c_.Hkv, out.d = c_.d, out.layer = layer, out.layers = c_.layers;
     auto append = [](std::vector<float>& to, const Vector& from) { to.insert(to.end(), from.begin(), from.end()); };
     for (int64_t h = 0; h < c_.Hq; ++h)
@@ -81,10 +90,12 @@ class ReferenceModel {
 
  private:
   struct Layer {
-    Vector attention_norm, mlp_norm, q, k, v, q_bias, k_bias, v_bias, output, gate, up, down;
+    Vector attention_norm, mlp_norm, q, k, v, q_bias, k_bias, v_bias, output, gate, up, down, attention_output_norm,
+        mlp_output_norm;
   };
   struct Row {
     Vector k, v;
+    int64_t position;
   };
 
   static void add(Vector& x, const Vector& y) {
@@ -105,6 +116,7 @@ class ReferenceModel {
       y.push_back(x[i] / std::sqrt(mean + c_.rms_eps) * (c_.traits.norm_offset + weight[i]));
     return y;
   }
+  Vector normed_output(const Vector& y, const Vector& weight) const { return weight.empty() ? y : normed(y, weight); }
   double activated(double g) const {
     if (c_.traits.activation == Activation::silu) return g / (1.0 + std::exp(-g));
     return 0.5 * g * (1.0 + std::tanh(std::sqrt(2.0 / M_PI) * (g + 0.044715 * g * g * g)));
@@ -119,6 +131,12 @@ class ReferenceModel {
       }
   }
 
+  double score(size_t layer, double dot, int64_t position) const {
+    const AttentionForm form = c_.attention_form(static_cast<int64_t>(layer));
+    double x = dot * (form.scale > 0.0 ? form.scale : 1.0 / std::sqrt(static_cast<double>(c_.d)));
+    if (form.softcap > 0.0) x = form.softcap * std::tanh(x / form.softcap);
+    return form.sliding_window > 0 && position <= length_ - form.sliding_window ? -INFINITY : x;
+  }
   Vector attention(size_t layer, const Vector& h) {
     const Layer& w = layers_[layer];
     Vector q = product(w.q, h, w.q_bias), k = product(w.k, h, w.k_bias), v = product(w.v, h, w.v_bias), out;
@@ -128,11 +146,12 @@ class ReferenceModel {
     for (int64_t head = 0; head < c_.Hq; ++head) {
       std::vector<Row>& rows = cache_[layer][head];
       const int64_t g = head / (c_.Hq / c_.Hkv) * c_.d;
-      rows.push_back({Vector(k.begin() + g, k.begin() + g + c_.d), Vector(v.begin() + g, v.begin() + g + c_.d)});
+      rows.push_back(
+          {Vector(k.begin() + g, k.begin() + g + c_.d), Vector(v.begin() + g, v.begin() + g + c_.d), length_});
       Vector weights, o(static_cast<size_t>(c_.d), 0.0);
       for (const Row& row : rows)
-        weights.push_back(std::inner_product(row.k.begin(), row.k.end(), q.begin() + head * c_.d, 0.0) /
-                          std::sqrt(static_cast<double>(c_.d)));
+        weights.push_back(
+            score(layer, std::inner_product(row.k.begin(), row.k.end(), q.begin() + head * c_.d, 0.0), row.position));
       const double max = *std::max_element(weights.begin(), weights.end());
       double sum = 0.0;
       for (double& a : weights) sum += a = std::exp(a - max);

@@ -71,7 +71,7 @@ class RowDifferences {
 
 class TransformerGpu : public testing::GpuTest {
  protected:
-  int threads() const override { return 0; }
+  int threads() const override { return 8; }  // of small models: more would wait for each other
 
   std::unique_ptr<Transformer> make(Context& ctx, const ModelConfig& config, const CacheConfig& cache) {
     // A large gain keeps attention from being flat, so that what is evicted matters.
@@ -86,7 +86,7 @@ class TransformerGpu : public testing::GpuTest {
 
   void compare_logits(const ModelConfig& config);
 
-  Context cpu{Context::Options{Device::cpu}};
+  Context cpu{Context::Options{Device::cpu, 8}};
   ProcessGrid grid{make_self_communicator(), 1, 1};
 };
 
