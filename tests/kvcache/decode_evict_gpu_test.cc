@@ -70,6 +70,11 @@ class DecodeEvictGpu : public GpuTest {
  protected:
   void run(const RuleCase& c, const std::vector<int64_t>& prompts, bool ragged, int steps);
   Twin make_twin(const RuleCase& c, int64_t L, bool ragged, std::mt19937& random);
+  struct LayerToken {
+    std::vector<float> q, lse;
+  };
+  static double scale_of(const RuleCase& c) { return 1.0 / std::sqrt(static_cast<double>(c.d)); }
+  LayerToken append(const RuleCase& c, Twin& twin, int64_t layer, std::mt19937& random);
   void step(const RuleCase& c, std::vector<Twin>& twins, int index, std::mt19937& random);
   void compare(const RuleCase& c, Twin& twin, int index);
   void copy_to_gpu(Twin& twin, int64_t layer, int64_t head, int64_t d);
@@ -148,9 +153,41 @@ Twin DecodeEvictGpu::make_twin(const RuleCase& c, int64_t L, bool ragged, std::m
   return twin;
 }
 
+// A token's row in every head of a layer on both devices, its queries, and their log-sum-exp over the rows.
+DecodeEvictGpu::LayerToken DecodeEvictGpu::append(const RuleCase& c, Twin& twin, int64_t layer, std::mt19937& random) {
+  const int64_t heads = cache_heads(c), group = c.Hq / heads;
+  const DeviceKvLayer there = twin.gpu.device_layer(layer);
+  std::vector<int64_t> first(static_cast<size_t>(heads)), source;
+  gpu->to_host(there.first_row, first.data(), heads * 8);
+  const std::vector<float> k = normal_values(random, c.Hkv * c.d), v = normal_values(random, c.Hkv * c.d);
+  for (int64_t h = 0; h < heads; ++h) {
+    source.push_back(h * c.Hkv / heads);
+    const int64_t row = first[h] + twin.gpu.length(layer, h);
+    for (auto [to, from] : {std::pair(there.k, &k), std::pair(there.v, &v)}) {
+      const auto at = from->begin() + source.back() * c.d;
+      put(static_cast<const bf16*>(to) + row * c.d, narrow({at, at + c.d}));
+    }
+    put(there.position + row, std::vector<int32_t>{static_cast<int32_t>(twin.length)});
+  }
+  twin.cpu.append(layer, k.data(), v.data(), source.data(), twin.length);
+  LayerToken token{normal_values(random, c.Hq * c.d), {}};
+  const KvView view = twin.cpu.view(layer);
+  for (int64_t h = 0; h < c.Hq; ++h) {
+    double sum = 0.0;
+    for (int64_t i = 0; i < view.lengths[h / group]; ++i) {
+      double dot = 0.0;
+      for (int64_t j = 0; j < c.d; ++j)
+        dot += static_cast<double>(token.q[h * c.d + j]) * view.k_head<float>(h / group)[i * c.d + j];
+      sum += std::exp(dot * scale_of(c));
+    }
+    token.lse.push_back(static_cast<float>(std::log(sum)));
+  }
+  return token;
+}
+
 // One token of every sequence, in the order of a decode step.
 void DecodeEvictGpu::step(const RuleCase& c, std::vector<Twin>& twins, int index, std::mt19937& random) {
-  const int64_t heads = cache_heads(c), group = c.Hq / heads, slots = static_cast<int64_t>(twins.size()) + 1;
+  const int64_t heads = cache_heads(c), slots = static_cast<int64_t>(twins.size()) + 1;
   std::vector<bf16> q_all(static_cast<size_t>(kLayers * slots * c.Hq * c.d), to_bf16(NAN));
   std::vector<float> lse_all(static_cast<size_t>(kLayers * slots * c.Hq), NAN);
   std::vector<DeviceKvLayer> layers;
@@ -163,40 +200,15 @@ void DecodeEvictGpu::step(const RuleCase& c, std::vector<Twin>& twins, int index
     record.push_back(twin.on_gpu.record());
     position.push_back(static_cast<int32_t>(twin.length));
     for (int64_t layer = 0; layer < kLayers; ++layer) {
-      const DeviceKvLayer there = twin.gpu.device_layer(layer);
-      layers.push_back(there);
-      std::vector<int64_t> first(static_cast<size_t>(heads)), source;
-      gpu->to_host(there.first_row, first.data(), heads * 8);
-      const std::vector<float> q = normal_values(random, c.Hq * c.d), k = normal_values(random, c.Hkv * c.d),
-                               v = normal_values(random, c.Hkv * c.d);
-      for (int64_t h = 0; h < heads; ++h) {
-        source.push_back(h * c.Hkv / heads);
-        const int64_t row = first[h] + twin.gpu.length(layer, h);
-        for (auto [to, from] : {std::pair(there.k, &k), std::pair(there.v, &v)}) {
-          const auto at = from->begin() + source.back() * c.d;
-          put(static_cast<const bf16*>(to) + row * c.d, narrow({at, at + c.d}));
-        }
-        put(there.position + row, std::vector<int32_t>{position.back()});
-      }
-      twin.cpu.append(layer, k.data(), v.data(), source.data(), twin.length);
-      std::vector<float> lse;
-      const KvView view = twin.cpu.view(layer);
-      const double scale = 1.0 / std::sqrt(static_cast<double>(c.d));
-      for (int64_t h = 0; h < c.Hq; ++h) {
-        double sum = 0.0;
-        for (int64_t i = 0; i < view.lengths[h / group]; ++i) {
-          double dot = 0.0;
-          for (int64_t j = 0; j < c.d; ++j)
-            dot += static_cast<double>(q[h * c.d + j]) * view.k_head<float>(h / group)[i * c.d + j];
-          sum += std::exp(dot * scale);
-        }
-        lse.push_back(static_cast<float>(std::log(sum)));
-      }
-      const std::vector<bf16> half = narrow(q);
-      std::copy(half.begin(), half.end(), q_all.begin() + (layer * slots + static_cast<int64_t>(t)) * c.Hq * c.d);
-      std::copy(lse.begin(), lse.end(), lse_all.begin() + (layer * slots + static_cast<int64_t>(t)) * c.Hq);
-      cpu_evictor->after_token(twin.on_cpu, {layer, twin.length, index, q.data(), lse.data(), scale, factors.data()},
-                               twin.cpu);
+      layers.push_back(twin.gpu.device_layer(layer));
+      const LayerToken token = append(c, twin, layer, random);
+      const int64_t at = layer * slots + static_cast<int64_t>(t);
+      const std::vector<bf16> half = narrow(token.q);
+      std::copy(half.begin(), half.end(), q_all.begin() + at * c.Hq * c.d);
+      std::copy(token.lse.begin(), token.lse.end(), lse_all.begin() + at * c.Hq);
+      cpu_evictor->after_token(
+          twin.on_cpu, {layer, twin.length, index, token.q.data(), token.lse.data(), scale_of(c), factors.data()},
+          twin.cpu);
       lengths.emplace_back();
       for (int64_t h = 0; h < heads; ++h) lengths.back().push_back(static_cast<int32_t>(twin.gpu.length(layer, h)) + 1);
     }
@@ -213,7 +225,7 @@ void DecodeEvictGpu::step(const RuleCase& c, std::vector<Twin>& twins, int index
   batch.position = positions.data<int32_t>();
   batch.q = q_gpu.raw();
   batch.lse = lse_gpu.data<float>();
-  batch.scale = 1.0 / std::sqrt(static_cast<double>(c.d));
+  batch.scale = scale_of(c);
   gpu_evictor->watch_step(batch, static_cast<int64_t>(twins.size()));
   std::vector<DecodedMember> members;
   for (size_t t = 0; t < twins.size(); ++t) {
