@@ -22,10 +22,6 @@ struct NcclOptions {
   /// every two of them: one hop. Beyond it, every row would cross the network once per receiver, where broadcasts
   /// along a ring let it cross once.
   int direct_ranks = 8;
-  /// Messages of an all_gather or all_gather_v up to so many bytes a rank are pushed over peer memory (peer_gather.h)
-  /// where the ranks of a group can reach each other's; -1: gpu::pushed_gather_bytes(); 0: all go over NCCL. Takes 4
-  /// times as much memory as one rank's messages, per rank of the group.
-  int64_t pushed_bytes = 0;
 };
 
 /// The group of the ranks of `control`, in its order, one GPU each; `control` moves host memory and is used for the

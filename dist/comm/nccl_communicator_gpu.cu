@@ -4,7 +4,6 @@
 #include <array>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -12,7 +11,6 @@
 #include "dist/comm/collective.h"
 #include "dist/comm/nccl_communicator.h"
 #include "dist/comm/nccl_rank_gpu.h"
-#include "dist/comm/peer_gather.h"
 
 namespace restkv {
 namespace {
@@ -79,21 +77,6 @@ class NcclCommunicator final : public Communicator {
     if (comm_ != nullptr) word_ = own_->ctx.zeros(DType::i32, {1});
   }
 
-  /// Makes the memory over which short messages are pushed, where that is asked for. Collective over the group.
-  void open_peer_memory() {
-    const int64_t asked = own_->options.pushed_bytes;
-    const int64_t bytes = (asked < 0 ? gpu::pushed_gather_bytes(size()) : asked) / 8 * 8;
-    if (comm_ == nullptr || bytes <= 0) return;
-    host_ = detail::make_nccl_host(own_, comm_, rank(), size(), name());
-    std::vector<int> group(static_cast<size_t>(size()));
-    std::iota(group.begin(), group.end(), 0);
-    PeerMemory::Options options;
-    options.words = bytes / 4;
-    // The monitor's deadline ends the run first; a kernel that waits still longer lets the device go.
-    options.timeout_s = own_->options.timeout_s > 0.0 ? 2.0 * own_->options.timeout_s + 10.0 : 0.0;
-    peers_ = PeerMemory::create(own_->ctx, *host_, group, options);
-  }
-
   void all_reduce(void* data, int64_t count, DType dtype, ReduceOp op) override {
     collective::check_all_reduce(count, dtype, op);
     const int64_t bytes = count * size_of(dtype);
@@ -117,12 +100,7 @@ class NcclCommunicator final : public Communicator {
       copy(recv, send, bytes);
     } else if (count > 0) {
       NcclRank::Call call = begin("all_gather", bytes);
-      if (pushes(bytes)) {
-        const std::vector<int64_t> all(static_cast<size_t>(size()), bytes);
-        push(send, recv, all, places_in_order(bytes));
-      } else {
-        RESTKV_NCCL_CHECK(ncclAllGather(send, recv, static_cast<size_t>(bytes), ncclUint8, comm_.get(), stream()));
-      }
+      RESTKV_NCCL_CHECK(ncclAllGather(send, recv, static_cast<size_t>(bytes), ncclUint8, comm_.get(), stream()));
       call.enqueued();
     }
     Communicator::count(collective::sent_by_all_gather(size(), bytes));
@@ -133,9 +111,7 @@ class NcclCommunicator final : public Communicator {
     collective::check_all_gather_v(size(), counts, displacements);
     const int64_t element = size_of(dtype), bytes = counts[rank()] * element;
     bool nothing = true, regular = true;
-    int64_t most = 0;
     for (int r = 0; r < size(); ++r) {
-      most = std::max(most, counts[r] * element);
       nothing = nothing && counts[r] == 0;
       regular = regular && counts[r] == counts[0] && displacements[r] == displacements[0] + r * counts[0];
     }
@@ -143,9 +119,7 @@ class NcclCommunicator final : public Communicator {
       copy(at(recv, displacements[0] * element), send, bytes);
     } else if (!nothing) {
       NcclRank::Call call = begin("all_gather_v", bytes);
-      if (pushes(most))
-        push_v(send, recv, counts, displacements, element);
-      else if (regular)
+      if (regular)
         RESTKV_NCCL_CHECK(ncclAllGather(send, at(recv, displacements[0] * element), static_cast<size_t>(bytes),
                                         ncclUint8, comm_.get(), stream()));
       else if (size() <= own_->options.direct_ranks)
@@ -264,27 +238,6 @@ class NcclCommunicator final : public Communicator {
   }
   static char* at(void* base, int64_t bytes) { return static_cast<char*>(base) + bytes; }
 
-  // The same on every rank: `most` is what the longest message has.
-  bool pushes(int64_t most) const { return peers_ != nullptr && !beside_ && most <= 4 * peers_->view().words; }
-
-  void push(const void* send, void* recv, std::span<const int64_t> bytes, std::span<const int64_t> places) {
-    gpu::gather_over_peers(own_->ctx, peers_->view(), send, recv, bytes, places);
-  }
-  void push_v(const void* send, void* recv, std::span<const int64_t> counts, std::span<const int64_t> displacements,
-              int64_t element) {
-    std::vector<int64_t> bytes, places;
-    for (int r = 0; r < size(); ++r) {
-      bytes.push_back(counts[r] * element);
-      places.push_back(displacements[r] * element);
-    }
-    push(send, recv, bytes, places);
-  }
-  std::vector<int64_t> places_in_order(int64_t bytes) const {
-    std::vector<int64_t> places;
-    for (int r = 0; r < size(); ++r) places.push_back(r * bytes);
-    return places;
-  }
-
   void copy(void* to, const void* from, int64_t bytes) const {
     if (bytes > 0 && to != from)
       RESTKV_CUDA_CHECK(
@@ -366,9 +319,7 @@ class NcclCommunicator final : public Communicator {
   std::shared_ptr<ncclComm> comm_;
   Tensor word_;
   bool beside_ = false;
-  bool together_ = false;               // between the beginning and the end of an NCCL group
-  std::unique_ptr<Communicator> host_;  // outlives peers_, which meets the others at its end
-  std::unique_ptr<PeerMemory> peers_;
+  bool together_ = false;  // between the beginning and the end of an NCCL group
 };
 
 void NcclCommunicator::warm_up() {
@@ -424,7 +375,6 @@ std::unique_ptr<Communicator> NcclCommunicator::split(int color, int key, std::s
   }
   auto group = std::make_unique<NcclCommunicator>(own_, child, rank_there, size_there, std::move(name));
   if (child != nullptr && child != comm_) group->warm_up();
-  group->open_peer_memory();
   return group;
 }
 
@@ -467,7 +417,6 @@ std::unique_ptr<Communicator> make_nccl_communicator(Context& ctx, Communicator&
   auto world =
       std::make_unique<NcclCommunicator>(own, NcclRank::adopt(own, comm, "world"), control.rank(), size, "world");
   world->warm_up();
-  world->open_peer_memory();
   return world;
 }
 

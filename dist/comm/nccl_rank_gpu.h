@@ -75,11 +75,6 @@ class NcclRank {
   int64_t launches_ = 0;
 };
 
-/// A group of the same ranks that moves host memory, by way of the device: all_gather, all_reduce and barrier, which
-/// wait. For the start and the end of a group, where nothing is captured.
-std::unique_ptr<Communicator> make_nccl_host(std::shared_ptr<NcclRank> own, std::shared_ptr<ncclComm> comm, int rank,
-                                             int size, std::string name);
-
 /// Whether `stream` is being captured into a graph.
 bool is_capturing(cudaStream_t stream);
 

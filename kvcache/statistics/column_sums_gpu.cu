@@ -244,7 +244,7 @@ void column_sums(Context& ctx, const HeadLayout& heads, const LocalShard& shard,
     const bool fits = d != 256;
     const bool by_warpgroups =
         kernel == ColumnKernel::fastest ? fits && has_warpgroup_columns() : kernel != ColumnKernel::warps;
-    if (by_warpgroups) return warpgroup_columns(ctx, p, kernel == ColumnKernel::warpgroups_mixed);
+    if (by_warpgroups) return warpgroup_columns(ctx, p);
     if (d == 64) return launch<64, 2>(ctx, p);
     if (d == 128) return launch<128, 2>(ctx, p);
     return launch<256, 1>(ctx, p);

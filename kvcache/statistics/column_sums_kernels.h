@@ -10,8 +10,6 @@ enum class ColumnKernel {
   fastest,     ///< warpgroups where the device and the build can, else warps
   warps,       ///< products of single warps: any device
   warpgroups,  ///< of compute capability 9.0
-  /// The same with an eighth of the exponentials on the multiply-add units.
-  warpgroups_mixed,
 };
 
 /// column_sums() of bf16 rows of 16-byte alignment by a kernel of choice, which must be able to run: warps for d of 64,
@@ -22,8 +20,7 @@ void column_sums(Context& ctx, const HeadLayout& heads, const LocalShard& shard,
 /// Whether products of warpgroups can run: on devices of compute capability 9.0, with code for them (sm_90a).
 bool has_warpgroup_columns();
 
-struct ColumnArguments;  // kvcache/gpu/column_steps.h
-/// column_sums_sm90a_gpu.cu. mixed: ColumnKernel::warpgroups_mixed.
-void warpgroup_columns(Context& ctx, const ColumnArguments& p, bool mixed);
+struct ColumnArguments;                                          // kvcache/gpu/column_steps.h
+void warpgroup_columns(Context& ctx, const ColumnArguments& p);  // column_sums_sm90a_gpu.cu
 
 }  // namespace restkv::gpu

@@ -76,21 +76,6 @@ __device__ void fetch(const ColumnArguments& p, const CUtensorMap& rows, const Q
   }
 }
 
-// 2^x for x <= 0 on the multiply-add units, to 1e-7: the whole part goes into the exponent. Below -126 it is nearly
-// zero anyway.
-__device__ inline float exp2_multiplied(float x) {
-  constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
-  x = fmaxf(x, -126.0f);
-  const float shifted = __fadd_rn(x, kShift), r = __fadd_rn(x, -__fadd_rn(shifted, -kShift));
-  float y = 1.3333558146e-3f;
-  y = fmaf(y, r, 9.6181291076e-3f);
-  y = fmaf(y, r, 5.5504108665e-2f);
-  y = fmaf(y, r, 2.4022650696e-1f);
-  y = fmaf(y, r, 6.9314718056e-1f);
-  y = fmaf(y, r, 1.0f);
-  return __uint_as_float(__float_as_uint(y) + (__float_as_uint(shifted) << 23));
-}
-
 // A sum in units of 2^-kColumnSumBits without conversions, which would take the units that the powers need: adding
 // kCoarse rounds to units of 2^-18, which the lowest bits then count, and adding kFine does the same with what is left.
 // Sums of at most 32 weights fit; each thread has eight of them.
@@ -132,7 +117,7 @@ __device__ __forceinline__ void start_tile(Products<S>& y, const uint32_t (&keys
 
 // Adds the weights of a finished tile to the thread's two keys. lse: of the step, from the thread's first column on.
 // ahead: the first key's position minus the step's.
-template <class S, bool kDiagonal, bool kMixed>
+template <class S, bool kDiagonal>
 __device__ __forceinline__ void add_weights(Products<S>& y, const float* lse, float scale, int ahead,
                                             Counts (&counts)[2]) {
   const int column = static_cast<int>(threadIdx.x % 4) * 2;
@@ -145,8 +130,7 @@ __device__ __forceinline__ void add_weights(Products<S>& y, const float* lse, fl
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const float x0 = fmaf(y[n / 2 + 2 * i], scale, -l.x), x1 = fmaf(y[n / 2 + 2 * i + 1], scale, -l.y);
-        float w0 = exp2_approximate(x0);
-        float w1 = kMixed && n == part + 24 ? exp2_multiplied(x1) : exp2_approximate(x1);
+        float w0 = exp2_approximate(x0), w1 = exp2_approximate(x1);
         if constexpr (kDiagonal) {
           const int key = ahead + i * 8;
           w0 = n + column >= key ? w0 : 0.0f;
@@ -178,7 +162,7 @@ __device__ __forceinline__ void load_keys(const ColumnArguments& p, int g, int64
 }
 
 // A warpgroup's way along the steps.
-template <class S, bool kMixed>
+template <class S>
 struct Pass {
   const ColumnArguments& p;
   const Ring<S>& ring;
@@ -205,10 +189,10 @@ struct Pass {
     start_tile<S>(y1, keys[1], queries);
     wait_products<1>();
     products_written(y0);
-    add_weights<S, true, kMixed>(y0, lse(index), p.scale, ahead, counts[0]);
+    add_weights<S, true>(y0, lse(index), p.scale, ahead, counts[0]);
     wait_products<0>();
     products_written(y1);
-    add_weights<S, true, kMixed>(y1, lse(index), p.scale, ahead + 64, counts[1]);
+    add_weights<S, true>(y1, lse(index), p.scale, ahead + 64, counts[1]);
     release(index);
   }
 
@@ -221,20 +205,20 @@ struct Pass {
     start_tile<S>(y1, keys[1], first);
     wait_products<1>();
     products_written(y0);
-    add_weights<S, false, kMixed>(y0, lse(index), p.scale, 0, counts[0]);
+    add_weights<S, false>(y0, lse(index), p.scale, 0, counts[0]);
     const uint64_t second = wait_for(index + 1);
     start_tile<S>(y0, keys[0], second);
     wait_products<1>();
     products_written(y1);
-    add_weights<S, false, kMixed>(y1, lse(index), p.scale, 0, counts[1]);
+    add_weights<S, false>(y1, lse(index), p.scale, 0, counts[1]);
     release(index);
     start_tile<S>(y1, keys[1], second);
     wait_products<1>();
     products_written(y0);
-    add_weights<S, false, kMixed>(y0, lse(index + 1), p.scale, 0, counts[0]);
+    add_weights<S, false>(y0, lse(index + 1), p.scale, 0, counts[0]);
     wait_products<0>();
     products_written(y1);
-    add_weights<S, false, kMixed>(y1, lse(index + 1), p.scale, 0, counts[1]);
+    add_weights<S, false>(y1, lse(index + 1), p.scale, 0, counts[1]);
     release(index + 1);
   }
 
@@ -269,7 +253,7 @@ struct Pass {
 };
 
 // What a warpgroup does: its keys against the queries of all steps.
-template <class S, bool kMixed>
+template <class S>
 __device__ __forceinline__ void add_columns(const ColumnArguments& p, const QuerySteps<S::kQueries>& steps,
                                             int64_t key0, const Ring<S>& ring) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) % 128 / 32;
@@ -279,7 +263,7 @@ __device__ __forceinline__ void add_columns(const ColumnArguments& p, const Quer
   uint32_t keys[S::kTiles][S::kSteps][4];
   load_keys<S>(p, g, first, keys);
   Counts counts[S::kTiles][2];
-  Pass<S, kMixed>{p, ring, keys, counts}.run(steps, key0, first);
+  Pass<S>{p, ring, keys, counts}.run(steps, key0, first);
 #pragma unroll
   for (int m = 0; m < S::kTiles; ++m)
 #pragma unroll
@@ -296,7 +280,7 @@ __device__ __forceinline__ void add_columns(const ColumnArguments& p, const Quer
 
 // Block (x, y): the keys from kKeys x on, of head y. The early keys of a head, which most queries see, come first, and
 // one head after the other, so that its queries stay in the L2 cache.
-template <class S, bool kMixed>
+template <class S>
 __global__ void __launch_bounds__(S::kThreads, 1)
     warpgroup_columns_kernel(const __grid_constant__ ColumnArguments p, const __grid_constant__ CUtensorMap rows) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -319,7 +303,7 @@ __global__ void __launch_bounds__(S::kThreads, 1)
     if (warp == 0) fetch<S>(p, rows, steps, ring);
   } else {
     take_registers<kWorkRegisters>();
-    add_columns<S, kMixed>(p, steps, key0, ring);
+    add_columns<S>(p, steps, key0, ring);
   }
 #endif
 }
@@ -334,9 +318,9 @@ __global__ void probe_kernel(int* never) {
 #endif
 }
 
-template <class S, bool kMixed>
+template <class S>
 void launch(Context& ctx, const ColumnArguments& p) {
-  auto kernel = warpgroup_columns_kernel<S, kMixed>;
+  auto kernel = warpgroup_columns_kernel<S>;
   RESTKV_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes));
   const CUtensorMap rows = describe_rows(p.q, p.L_lc, p.heads.Hq_lc * int64_t{S::kD}, p.q_ld, S::kQueries);
   const dim3 grid(blocks_for(p.L, S::kKeys), static_cast<unsigned>(p.heads.Hq_lc));
@@ -352,14 +336,14 @@ bool has_warpgroup_columns() {
   return attributes.sharedSizeBytes >= 32 * sizeof(int);
 }
 
-void warpgroup_columns(Context& ctx, const ColumnArguments& p, bool mixed) {
+void warpgroup_columns(Context& ctx, const ColumnArguments& p) {
   RESTKV_CHECK(has_warpgroup_columns(), "column sums by warpgroups: the device or the build has none (sm_90a)");
   RESTKV_CHECK(p.heads.d == 64 || p.heads.d == 128, "column sums by warpgroups: head size {}, 64 or 128 needed",
                p.heads.d);
   RESTKV_CHECK(p.L_lc < INT32_MAX, "column sums: {} queries on one rank", p.L_lc);
   if (p.L_lc == 0) return ctx.fill_zero(p.sums, p.heads.Hq_lc * p.L * static_cast<int64_t>(sizeof(int64_t)));
-  if (p.heads.d == 64) return mixed ? launch<Shape<64>, true>(ctx, p) : launch<Shape<64>, false>(ctx, p);
-  return mixed ? launch<Shape<128>, true>(ctx, p) : launch<Shape<128>, false>(ctx, p);
+  if (p.heads.d == 64) return launch<Shape<64>>(ctx, p);
+  return launch<Shape<128>>(ctx, p);
 }
 
 }  // namespace restkv::gpu

@@ -1,6 +1,5 @@
 // Microseconds of one layer's eviction on n GPU ranks, step by step and as a whole, at the shape of Llama-3.1-8B:
-//   mpirun -np N evict_group_bench [--peers] [L ...]     (default 131072 and 262144)
-// --peers: short messages go over peer memory (NcclOptions::pushed_bytes), else over NCCL.
+//   mpirun -np N evict_group_bench [L ...]     (default 131072 and 262144)
 // Each line is the slowest rank's median; steps with an exchange contain the wait for the other ranks.
 #include <fmt/format.h>
 
@@ -201,16 +200,9 @@ int bench(int argc, char** argv) {
   MpiRuntime mpi(&argc, &argv);
   std::unique_ptr<Communicator> control = mpi.world(300.0);
   Context ctx(Context::Options{Device::gpu, 1, mpi.local_rank()});
-  NcclOptions options;
+  std::unique_ptr<Communicator> group = make_nccl_communicator(ctx, *control, {});
   std::vector<int64_t> lengths;
-  for (int i = 1; i < argc; ++i) {
-    if (std::string_view(argv[i]) == "--peers")
-      options.pushed_bytes = -1;
-    else
-      lengths.push_back(std::atoll(argv[i]));
-  }
-  std::unique_ptr<Communicator> group = make_nccl_communicator(ctx, *control, options);
-  if (group->rank() == 0) fmt::print("short gathers over {}\n", options.pushed_bytes != 0 ? "peer memory" : "NCCL");
+  for (int i = 1; i < argc; ++i) lengths.push_back(std::atoll(argv[i]));
   if (lengths.empty()) lengths = {131072, 262144};
   for (int64_t L : lengths) Bench{ctx, *group, *control, L}.run();
   return 0;

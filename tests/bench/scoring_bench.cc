@@ -162,8 +162,7 @@ void measure(Context& ctx, int64_t L) {
   const double causal = static_cast<double>(L) * static_cast<double>(L) * static_cast<double>(Hq * d) / 1e6;
   std::vector<Step> h2o;
   for (const auto& [name, kernel] : {std::pair("columns by warps", gpu::ColumnKernel::warps),
-                                     std::pair("columns by warpgroups", gpu::ColumnKernel::warpgroups),
-                                     std::pair("columns mixed", gpu::ColumnKernel::warpgroups_mixed)}) {
+                                     std::pair("columns by warpgroups", gpu::ColumnKernel::warpgroups)}) {
     if (kernel != gpu::ColumnKernel::warps && !gpu::has_warpgroup_columns()) continue;
     h2o.push_back({name, [&, which = kernel] {
                      gpu::column_sums(ctx, heads, shard, {MatrixView(prompt_q), MatrixView(k), lse.data<float>()},

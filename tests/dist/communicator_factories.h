@@ -53,12 +53,6 @@ inline std::vector<Implementation> gpu_implementations() {
                    options.direct_ranks = 1;
                    return make_nccl_communicator(ctx, *mpi_runtime().world(kTestTimeoutS), options);
                  }});
-  // Short messages over peer memory, in a group on one host; longer ones over NCCL.
-  all.push_back({"nccl_over_peers", Device::gpu, false, [](Context& ctx) {
-                   NcclOptions options = nccl_options();
-                   options.pushed_bytes = int64_t{1} << 16;
-                   return make_nccl_communicator(ctx, *mpi_runtime().world(kTestTimeoutS), options);
-                 }});
   all.push_back({"nccl_checked", Device::gpu, false, [](Context& ctx) {
                    auto host = mpi_runtime().world(kTestTimeoutS);
                    auto world = make_nccl_communicator(ctx, *host, nccl_options());

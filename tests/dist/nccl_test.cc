@@ -2,7 +2,6 @@
 // graphs, and the grid.
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <numeric>
 #include <random>
 
@@ -199,65 +198,6 @@ TEST_F(Nccl, CapturedCallsReplay) {
     EXPECT_EQ(on_host(apart), parts);
     EXPECT_EQ(on_host(told), values(root, n, step));
     EXPECT_EQ(on_host(passed), values(from, n, step));
-  }
-}
-
-// Gathers over peer memory: hundreds in a row with changing lengths (none at all for some ranks, odd numbers of bytes,
-// any alignment, in place), among them calls that NCCL makes, on this stream and beside it; then from a graph.
-TEST_F(Nccl, ShortMessagesOverPeers) {
-  const auto all = testing_support::gpu_implementations();
-  const auto found = std::find_if(all.begin(), all.end(), [](const auto& i) { return i.name == "nccl_over_peers"; });
-  ASSERT_NE(found, all.end());
-  auto group = group_of(*found);
-  Context& ctx = *group->ctx;
-  Communicator& world = *group->world;
-  std::mt19937 random(5);  // the same on every rank
-  const auto byte_of = [](int r, int64_t i, int step) { return static_cast<uint8_t>(i * 31 + r * 101 + step * 7); };
-  for (int step = 0; step < 400; ++step) {
-    SCOPED_TRACE(step);
-    std::vector<int64_t> counts, places;
-    int64_t end = static_cast<int64_t>(random() % 9);
-    for (int r = 0; r < size(); ++r) {
-      const int64_t most = step % 10 == 9 ? 100000 : step % 3 == 0 ? 20 : 65536;  // 100000: not over peers
-      counts.push_back(step % 7 == 3 && r % 2 == step % 2 ? 0 : static_cast<int64_t>(random() % most));
-      places.push_back(end);
-      end += counts.back() + static_cast<int64_t>(random() % 5);
-    }
-    std::vector<uint8_t> want(static_cast<size_t>(end), 0xee), mine;
-    for (int r = 0; r < size(); ++r)
-      for (int64_t i = 0; i < counts[r]; ++i) want[places[r] + i] = byte_of(r, i, step);
-    for (int64_t i = 0; i < counts[rank()]; ++i) mine.push_back(byte_of(rank(), i, step));
-    mine.push_back(0);  // never without an address
-    const std::vector<uint8_t> empty(want.size() + 1, 0xee);
-    Tensor send = ctx.to_device(mine.data(), DType::u8, {static_cast<int64_t>(mine.size())});
-    Tensor recv = ctx.to_device(empty.data(), DType::u8, {end + 1});
-    const void* from = send.raw();
-    if (step % 5 == 0) {  // in place
-      from = recv.data<uint8_t>() + places[rank()];
-      ctx.copy(const_cast<void*>(from), send.raw(), counts[rank()]);
-    }
-    std::shared_ptr<void> ticket;
-    Tensor other = ctx.zeros(DType::u8, {64 * size()}), part = ctx.zeros(DType::u8, {64});
-    if (step % 4 == 1) ticket = world.beside([&] { world.all_gather(part.raw(), other.raw(), 64, DType::u8); });
-    world.all_gather_v(from, recv.raw(), counts, places, DType::u8);
-    world.join(ticket.get());
-    std::vector<uint8_t> got = ctx.to_host<uint8_t>(recv);
-    got.pop_back();
-    const auto wrong = std::mismatch(got.begin(), got.end(), want.begin());
-    ASSERT_EQ(wrong.first, got.end()) << "byte " << wrong.first - got.begin() << " of " << end << " is "
-                                      << int{*wrong.first} << ", not " << int{*wrong.second};
-  }
-  const int64_t n = 5000;
-  Tensor input = ctx.zeros(DType::i32, {n}), gathered = ctx.zeros(DType::i32, {n * size()});
-  auto graph = ctx.gpu()->capture([&] {
-    for (int i = 0; i < 3; ++i) world.all_gather(input.raw(), gathered.raw(), n, DType::i32);
-  });
-  for (int step = 0; step < 20; ++step) {
-    const std::vector<int32_t> own = values(rank(), n, step);
-    ctx.gpu()->to_device(input.raw(), own.data(), input.bytes());
-    ctx.gpu()->launch(graph.get());
-    if (step % 2 == 1) world.all_gather(input.raw(), gathered.raw(), n, DType::i32);
-    ASSERT_EQ(ctx.to_host<int32_t>(gathered), of_all(n, step)) << "launch " << step;
   }
 }
 

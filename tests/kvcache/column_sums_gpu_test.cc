@@ -121,10 +121,8 @@ class ColumnSumsGpu : public testing::GpuTest {
   }
 };
 
-const std::pair<const char*, ColumnKernel> kKernels[] = {{"warps", ColumnKernel::warps},
-                                                         {"warpgroups", ColumnKernel::warpgroups},
-                                                         {"warpgroups, mixed", ColumnKernel::warpgroups_mixed},
-                                                         {"fastest", ColumnKernel::fastest}};
+const std::pair<const char*, ColumnKernel> kKernels[] = {
+    {"warps", ColumnKernel::warps}, {"warpgroups", ColumnKernel::warpgroups}, {"fastest", ColumnKernel::fastest}};
 
 bool runs(ColumnKernel kernel) {
   return kernel == ColumnKernel::warps || kernel == ColumnKernel::fastest || gpu::has_warpgroup_columns();
