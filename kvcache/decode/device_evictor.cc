@@ -130,6 +130,26 @@ void DecodeEvictor::after_step(const DeviceEvictBatch& batch, std::span<const De
   }
 }
 
+namespace {
+
+// The next step of every due member's ladder, whose layers go together. Returns the most rows that one leaves.
+int64_t climb_ladders(std::span<const DecodedMember> members, const DueSlots& due, RowCut& cut) {
+  int64_t most = 0;
+  for (int32_t i = 0; i < due.count; ++i) {
+    std::vector<LayerEvictState>& layers = members[static_cast<size_t>(due.slot[i])].state->layers;
+    for (LayerEvictState& s : layers) {
+      RESTKV_CHECK(s.layer_total == layers.front().layer_total, "layers of {} and {} rows share a ladder",
+                   s.layer_total, layers.front().layer_total);
+      cut.step[i] = s.ladder->compact(s.layer_total);
+      cut.ladder = s.ladder->shape();
+    }
+    most = std::max(most, cut.step[i].length);
+  }
+  return most;
+}
+
+}  // namespace
+
 // All rules but rescoring: keys where the rule has some, one decision per head, one move.
 void DecodeEvictor::evict_due(const DeviceEvictBatch& batch, std::span<const DecodedMember> members,
                               const DueSlots& due) const {
@@ -176,16 +196,7 @@ void DecodeEvictor::evict_due(const DeviceEvictBatch& batch, std::span<const Dec
       break;
     case RuleKind::ladder:
       cut.choice = RowChoice::ladder;
-      for (int32_t i = 0; i < due.count; ++i) {
-        std::vector<LayerEvictState>& layers = members[static_cast<size_t>(due.slot[i])].state->layers;
-        for (LayerEvictState& s : layers) {
-          RESTKV_CHECK(s.layer_total == layers.front().layer_total, "layers of {} and {} rows share a ladder",
-                       s.layer_total, layers.front().layer_total);
-          cut.step[i] = s.ladder->compact(s.layer_total);
-          cut.ladder = s.ladder->shape();
-        }
-        left = std::max(left, cut.step[i].length);
-      }
+      left = std::max(left, climb_ladders(members, due, cut));
       break;
     case RuleKind::rescoring: break;
   }
