@@ -22,8 +22,8 @@ struct Shape {
   static constexpr int kWarpgroups = 2;
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
   static constexpr int kKeys = 64 * kTiles * kWarpgroups;
-  static constexpr int kSteps = kD / 16;  // of 16 columns
-  static constexpr int kBoxes = kD / 64;  // rectangles of 64 columns
+  [[maybe_unused]] static constexpr int kSteps = kD / 16;  // of 16 columns
+  static constexpr int kBoxes = kD / 64;                   // rectangles of 64 columns
   static constexpr int kBoxBytes = kQueries * 128;
   static constexpr int kStageBytes = kBoxes * kBoxBytes;
   static constexpr int kStages = 4;
