@@ -12,45 +12,12 @@
 
 #include "model/decode_batch_device.h"
 #include "model/weights/random_source.h"
+#include "tests/model/decode_evict_cases.h"
 #include "tests/model/run_model.h"
 #include "tests/model/small_models.h"
 #include "tests/tolerances.h"
 
 namespace restkv::testing {
-
-inline CacheConfig decode_evict_cache(const std::string& policy, int64_t budget, int64_t every) {
-  CacheConfig cache;
-  cache.policy = policy;
-  cache.budget.tokens = budget;
-  cache.window = policy == "tova" || policy == "lacache" ? 1 : 16;
-  cache.beta = 20.0;
-  if (policy == "snapkv") cache.pooling = Pooling::average;
-  cache.decode.every = every;
-  return cache;
-}
-
-inline std::vector<CacheConfig> decode_evict_caches() {
-  std::vector<CacheConfig> all;
-  for (const char* policy : {"sliding_window", "streaming_llm", "lacache", "tova", "h2o"})
-    all.push_back(decode_evict_cache(policy, 80, 1));
-  all.push_back(decode_evict_cache("h2o", 60, 4));
-  all.push_back(decode_evict_cache("key_norm", 80, 3));
-  all.push_back(decode_evict_cache("random", 80, 5));
-  all.push_back(decode_evict_cache("snapkv", 80, 8));
-  all.push_back(decode_evict_cache("restkv", 80, 8));
-  all.push_back(decode_evict_cache("restkv", 80, 10));
-  all.back().granularity = Granularity::query_head;
-  all.push_back(decode_evict_cache("h2o", 60, 2));
-  all.back().granularity = Granularity::query_head;
-  all.push_back(decode_evict_cache("h2o", 60, 2));
-  all.back().allocation = Allocation::ada;
-  all.push_back(decode_evict_cache("snapkv", 60, 7));
-  all.back().allocation = Allocation::ada_pyramid;
-  all.push_back(decode_evict_cache("tova", 60, 4));
-  all.back().decode.trigger = 70;
-  all.back().decode.target = 50;
-  return all;
-}
 
 inline std::string name_of_rule(const CacheConfig& cache) {
   return fmt::format("{}, every {}, {}, allocation {}, trigger {}, target {}", cache.policy, cache.decode.every,

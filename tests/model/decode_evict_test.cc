@@ -3,6 +3,7 @@
 
 #include "dist/base/error.h"
 #include "model/weights/random_source.h"
+#include "tests/model/decode_evict_cases.h"
 #include "tests/model/run_model.h"
 #include "tests/model/small_models.h"
 
@@ -16,17 +17,6 @@ ModelConfig tiny_config(int64_t Hq = 12, int64_t Hkv = 4) {
 }
 
 std::vector<int32_t> random_prompt(int64_t n) { return testing::random_prompt(n, tiny_config().vocab); }
-
-CacheConfig cache_of(const std::string& policy, int64_t budget, int64_t every) {
-  CacheConfig cache;
-  cache.policy = policy;
-  cache.budget.tokens = budget;
-  cache.window = policy == "tova" || policy == "lacache" ? 1 : 16;
-  cache.beta = 20.0;
-  if (policy == "snapkv") cache.pooling = Pooling::average;
-  cache.decode.every = every;
-  return cache;
-}
 
 struct Outcome {
   std::vector<int32_t> text;
@@ -58,24 +48,6 @@ Outcome run(const ProcessGrid& grid, const ModelConfig& config, const CacheConfi
   return outcome;
 }
 
-std::vector<CacheConfig> all_rules() {
-  std::vector<CacheConfig> all = {
-      cache_of("sliding_window", 80, 1), cache_of("streaming_llm", 80, 1), cache_of("lacache", 80, 1),
-      cache_of("tova", 80, 1),           cache_of("h2o", 80, 1),           cache_of("h2o", 80, 4),
-      cache_of("key_norm", 80, 3),       cache_of("random", 80, 5),        cache_of("snapkv", 80, 8),
-      cache_of("restkv", 80, 8)};
-  all.push_back(cache_of("restkv", 80, 10));
-  all.back().granularity = Granularity::query_head;
-  all.push_back(cache_of("h2o", 60, 2));
-  all.back().granularity = Granularity::query_head;
-  all.push_back(cache_of("snapkv", 60, 7));
-  all.back().allocation = Allocation::ada;
-  all.push_back(cache_of("tova", 60, 4));
-  all.back().decode.trigger = 70;
-  all.back().decode.target = 50;
-  return all;
-}
-
 // A row of K and V of one head in one layer takes 2 * 16 * 4 bytes.
 int64_t rows_of(const ModelConfig& config, const CacheConfig& cache, int64_t bytes) {
   const int64_t heads = cache.granularity == Granularity::query_head ? config.Hq : config.Hkv;
@@ -85,7 +57,7 @@ int64_t rows_of(const ModelConfig& config, const CacheConfig& cache, int64_t byt
 TEST(DecodeEviction, SameTextOnEveryLayout) {
   const ModelConfig config = tiny_config();
   for (int64_t L : {300, 40})  // evicted, and shorter than the budget
-    for (const CacheConfig& cache : all_rules()) {
+    for (const CacheConfig& cache : testing::decode_evict_caches()) {
       ProcessGrid alone(make_self_communicator(), 1, 1);
       const Outcome want = run(alone, config, cache, DecodeMode::tensor, random_prompt(L), 60);
       const int64_t bound = std::max(cache.budget.tokens, cache.decode.trigger) + cache.decode.every - 1;
@@ -121,9 +93,13 @@ TEST(DecodeEviction, PositionsByDefinition) {
           if (p >= 350 - 80) recent.insert({layer, head, p});
           if (p < 4 || p >= 350 - 76) streaming.insert({layer, head, p});
         }
-    EXPECT_EQ(run(grid, config, cache_of("sliding_window", 80, 1), mode, random_prompt(300), 50).kept, recent);
-    EXPECT_EQ(run(grid, config, cache_of("streaming_llm", 80, 1), mode, random_prompt(300), 50).kept, streaming);
-    EXPECT_EQ(run(grid, config, cache_of("streaming_llm", 80, 1), mode, random_prompt(20), 330).kept, streaming);
+    EXPECT_EQ(
+        run(grid, config, testing::decode_evict_cache("sliding_window", 80, 1), mode, random_prompt(300), 50).kept,
+        recent);
+    EXPECT_EQ(run(grid, config, testing::decode_evict_cache("streaming_llm", 80, 1), mode, random_prompt(300), 50).kept,
+              streaming);
+    EXPECT_EQ(run(grid, config, testing::decode_evict_cache("streaming_llm", 80, 1), mode, random_prompt(20), 330).kept,
+              streaming);
   }
 }
 
@@ -131,25 +107,10 @@ TEST(DecodeEviction, PositionsByDefinition) {
 TEST(DecodeEviction, LadderByDefinition) {
   const ModelConfig config = tiny_config();
   ProcessGrid grid = testing::make_grid(testing::mpi_runtime().size(), 1);
-  const LadderShape shape{config.layers, 80, 4, 1, config.layers / 2, 0, LadderOffsets::rotated};
-  testing::KeptSet want;
-  for (int64_t layer = 0; layer < config.layers; ++layer) {
-    Ladder ladder(shape);
-    std::vector<int64_t> slots;
-    for (int64_t p = 0; p < 350; ++p) {
-      slots.push_back(p);
-      if (p < 299) continue;
-      const LadderCuts cuts = ladder.compact(static_cast<int64_t>(slots.size())).of_layer(shape, layer);
-      std::vector<int64_t> left;
-      for (size_t i = 0; i < slots.size(); ++i)
-        if (cuts.place(static_cast<int64_t>(i)) >= 0) left.push_back(slots[i]);
-      slots = left;
-    }
-    for (int64_t head = 0; head < config.Hkv; ++head)
-      for (int64_t p : slots) want.insert({layer, head, p});
-  }
+  const testing::KeptSet want = testing::ladder_by_definition(config);
   for (DecodeMode mode : {DecodeMode::tensor, DecodeMode::sequence})
-    EXPECT_EQ(run(grid, config, cache_of("lacache", 80, 1), mode, random_prompt(300), 50).kept, want);
+    EXPECT_EQ(run(grid, config, testing::decode_evict_cache("lacache", 80, 1), mode, random_prompt(300), 50).kept,
+              want);
 }
 
 // With a budget that nothing exceeds, eviction while decoding changes nothing.
@@ -161,7 +122,8 @@ TEST(DecodeEviction, AWideBudgetChangesNothing) {
   full.policy = "full";
   const Outcome want = run(alone, config, full, DecodeMode::tensor, random_prompt(100), 30);
   for (const char* policy : {"sliding_window", "streaming_llm", "lacache", "tova", "h2o", "restkv", "snapkv"}) {
-    const Outcome got = run(alone, config, cache_of(policy, 200, 1), DecodeMode::tensor, random_prompt(100), 30);
+    const Outcome got =
+        run(alone, config, testing::decode_evict_cache(policy, 200, 1), DecodeMode::tensor, random_prompt(100), 30);
     EXPECT_EQ(got.text, want.text) << policy;
     EXPECT_EQ(got.kept, want.kept) << policy;
   }
@@ -172,7 +134,7 @@ TEST(DecodeEviction, LongGenerationStaysWithinItsBound) {
   ModelConfig config = tiny_config(4, 2);
   ProcessGrid alone(make_self_communicator(), 1, 1);
   for (const char* policy : {"streaming_llm", "h2o", "tova", "lacache"}) {
-    const CacheConfig cache = cache_of(policy, 256, 1);
+    const CacheConfig cache = testing::decode_evict_cache(policy, 256, 1);
     const Outcome some = run(alone, config, cache, DecodeMode::tensor, random_prompt(300), 300);
     const Outcome all = run(alone, config, cache, DecodeMode::tensor, random_prompt(300), 4000);
     EXPECT_LE(rows_of(config, cache, all.most_bytes), 256) << policy;
@@ -194,9 +156,9 @@ TEST(DecodeEviction, RefusesWhatItCannotDo) {
     }
     return std::string();
   };
-  CacheConfig cache = cache_of("full", 80, 1);
+  CacheConfig cache = testing::decode_evict_cache("full", 80, 1);
   EXPECT_EQ(refused(cache), "decode.every: found 1, allowed with policy full: 0 (it does not evict)");
-  cache = cache_of("restkv", 80, 4);
+  cache = testing::decode_evict_cache("restkv", 80, 4);
   cache.decode.target = 16;
   EXPECT_EQ(refused(cache), "decode.target: found 16, allowed: 0, or at least 17 (the window of 16 and one more)");
   cache.decode.target = 100;

@@ -106,23 +106,7 @@ TEST_F(DecodeEvictModelGpu, PositionsByDefinition) {
               streaming);
   }
   const CacheConfig cache = decode_evict_cache("lacache", 80, 1);
-  const LadderShape shape{config.layers, 80, 4, 1, config.layers / 2, 0, LadderOffsets::rotated};
-  KeptSet want;
-  for (int64_t layer = 0; layer < config.layers; ++layer) {
-    Ladder ladder(shape);
-    std::vector<int64_t> slots;
-    for (int64_t p = 0; p < 350; ++p) {
-      slots.push_back(p);
-      if (p < 299) continue;
-      const LadderCuts cuts = ladder.compact(static_cast<int64_t>(slots.size())).of_layer(shape, layer);
-      std::vector<int64_t> left;
-      for (size_t i = 0; i < slots.size(); ++i)
-        if (cuts.place(static_cast<int64_t>(i)) >= 0) left.push_back(slots[i]);
-      slots = left;
-    }
-    for (int64_t head = 0; head < config.Hkv; ++head)
-      for (int64_t p : slots) want.insert({layer, head, p});
-  }
+  const KeptSet want = ladder_by_definition(config);
   EXPECT_EQ(run_evicting(*gpu, grid, config, cache, 300, 50, true).kept, want);
 }
 

@@ -1,18 +1,15 @@
 // Positions in the cache on as many GPUs as mpirun started ranks, on every layout of them, in both decode modes:
 // against CPU ranks and one GPU, graphs against single launches. Skips where there are fewer GPUs.
-#include <map>
-
-#include "dist/comm/device_grid.h"
 #include "model/decode_batch_device.h"
 #include "model/weights/random_source.h"
 #include "tests/model/decode_ranks.h"
+#include "tests/model/gpu_ranks_test.h"
 #include "tests/model/run_model.h"
 #include "tests/tolerances.h"
 
 namespace restkv::testing {
 namespace {
 
-constexpr double kTimeoutS = 120.0;
 constexpr int64_t kPrompt = 300, kSteps = 40;
 
 CacheConfig cache_of(const std::string& policy, Positions positions) {
@@ -29,30 +26,8 @@ struct Steps {
   uint64_t kept_hash = 0;
 };
 
-class PositionsGpu : public ::testing::Test {
+class PositionsGpu : public GpuRanksTest {
  protected:
-  static void SetUpTestSuite() {
-    int missing = mpi_runtime().local_size() - GpuRuntime::count();
-    mpi_runtime().world(kTimeoutS)->all_reduce(&missing, 1, DType::i32, ReduceOp::max);
-    if (missing > 0) return;
-    ctx = new Context({Device::gpu, 1, mpi_runtime().local_rank()});
-    for (auto [sequence, tensor] : all_layouts()) {
-      GridOptions options;
-      options.sequence = sequence;
-      options.tensor = tensor;
-      options.timeout_s = kTimeoutS;
-      grids[{sequence, tensor}] = make_device_grid(mpi_runtime().world(kTimeoutS), *ctx, options);
-    }
-  }
-  static void TearDownTestSuite() {  // before MPI ends
-    grids.clear();
-    delete ctx;
-    ctx = nullptr;
-  }
-  void SetUp() override {
-    if (ctx == nullptr) GTEST_SKIP() << "fewer GPUs than the " << mpi_runtime().local_size() << " ranks of this host";
-  }
-
   static std::unique_ptr<Transformer> make(Context& on, const ProcessGrid& grid, const CacheConfig& cache,
                                            DecodeMode mode) {
     const ModelConfig config = ranks_config(8, 4, 64);
@@ -83,9 +58,6 @@ class PositionsGpu : public ::testing::Test {
     if (mpi_runtime().rank() == 0) printf("  %s: %.4f on average, %.4f at most\n", name, mean, worst);
     EXPECT_LT(mean, kLogitsBf16) << name;
   }
-
-  static inline Context* ctx = nullptr;
-  static inline std::map<std::pair<int, int>, std::shared_ptr<ProcessGrid>> grids;
 };
 
 // Of policies by position the kept sets are the same on every device.

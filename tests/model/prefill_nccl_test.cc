@@ -1,44 +1,16 @@
 // Whole prefills on as many GPUs as mpirun started ranks, on every layout of them, against one GPU. Skips where there
 // are fewer GPUs.
-#include <map>
-
-#include "dist/comm/device_grid.h"
+#include "tests/model/gpu_ranks_test.h"
 #include "tests/model/prefill_ranks.h"
 
 namespace restkv::testing {
 namespace {
 
-constexpr double kTimeoutS = 120.0;
-
-class PrefillNccl : public ::testing::Test {
+class PrefillNccl : public GpuRanksTest {
  protected:
-  static void SetUpTestSuite() {
-    int missing = mpi_runtime().local_size() - GpuRuntime::count();
-    mpi_runtime().world(kTimeoutS)->all_reduce(&missing, 1, DType::i32, ReduceOp::max);
-    if (missing > 0) return;
-    ctx = new Context({Device::gpu, 1, mpi_runtime().local_rank()});
-    for (auto [sequence, tensor] : all_layouts()) {
-      GridOptions options;
-      options.sequence = sequence;
-      options.tensor = tensor;
-      options.timeout_s = kTimeoutS;
-      grids[{sequence, tensor}] = make_device_grid(mpi_runtime().world(kTimeoutS), *ctx, options);
-    }
-  }
-  static void TearDownTestSuite() {  // before MPI ends
-    grids.clear();
-    delete ctx;
-    ctx = nullptr;
-  }
-  void SetUp() override {
-    if (ctx == nullptr) GTEST_SKIP() << "fewer GPUs than the " << mpi_runtime().local_size() << " ranks of this host";
-  }
   static PrefillRank rank() {
     return {*ctx, [](int sequence, int tensor) { return grids.at({sequence, tensor}); }};
   }
-
-  static inline Context* ctx = nullptr;
-  static inline std::map<std::pair<int, int>, std::shared_ptr<ProcessGrid>> grids;
 };
 
 TEST_F(PrefillNccl, LogitsOfOneRank) {
