@@ -28,9 +28,8 @@ std::unique_ptr<DecodeEvictor> Transformer::make_decode_evictor(const CacheConfi
   auto evictor = std::make_unique<DecodeEvictor>(ctx_, std::move(layout), cache, config_.layers);
   if (ctx_.device() == Device::gpu && cache.re_indexes() && evictor->reads_queries())
     fail_input(
-        "cache.positions: found cache, with decode.every and cache.policy {} on GPUs original is allowed: its rule "
-        "reads "
-        "keys, which lie unrotated in the cache",
+        "cache.positions: found cache, with decode.every and cache.policy {} on GPUs original is allowed: "
+        "its rule reads keys, which lie unrotated in the cache",
         cache.policy);
   return evictor;
 }

@@ -110,9 +110,8 @@ void Transformer::check_support(bool evicts, int64_t length, bool needs_queries)
         cache_config_.policy, config_.family, length);
   if (!plain && decode_evictor_)
     fail_input(
-        "decode.every: found {}; in a model of the family {} with {} positions, whose attention has a soft-cap, a "
-        "scale "
-        "of its own or a sliding window, 0 is allowed",
+        "decode.every: found {}; in a model of the family {} with {} positions, whose attention has a "
+        "soft-cap, a scale of its own or a sliding window, 0 is allowed",
         cache_config_.decode.every, config_.family, length);
   const int64_t window = config_.traits.sliding_window;
   if (window == 0 || length <= window) return;
