@@ -147,6 +147,12 @@ void measure(Context& ctx, int64_t L) {
          reconstruction_before(ctx, heads, shard, logits.data<float>(), softmax.data<float>(), window_o.data<float>(),
                                MatrixView(v), r.data<float>(), {}, s.data<float>());
        }},
+      {"the same, plain",
+       [&] {
+         gpu::reconstruction_before(ctx, heads, shard, logits.data<float>(), softmax.data<float>(),
+                                    window_o.data<float>(), MatrixView(v), r.data<float>(), {}, s.data<float>(),
+                                    gpu::BeforeKernel::plain);
+       }},
       {"after, without factors",
        [&] {
          reconstruction_after(ctx, heads, shard, a.data<float>(), o.data<float>(), MatrixView(v), nullptr, 1.0,
