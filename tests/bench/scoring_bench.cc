@@ -18,7 +18,7 @@
 #include "kvcache/statistics/exchange.h"
 #include "kvcache/statistics/window_attention.h"
 #include "kvcache/statistics/window_logits.h"
-#include "kvcache/statistics/window_output.h"
+#include "kvcache/statistics/window_output_kernels.h"
 
 namespace restkv {
 namespace {
@@ -139,6 +139,11 @@ void measure(Context& ctx, int64_t L) {
        [&] {
          window_output_partials(ctx, heads, shard, logits.data<float>(), softmax.data<float>(), MatrixView(v),
                                 window.data<float>());
+       }},
+      {"the same, plain",
+       [&] {
+         gpu::window_output_partials(ctx, heads, shard, logits.data<float>(), softmax.data<float>(), MatrixView(v),
+                                     window.data<float>(), gpu::OutputKernel::plain);
        }},
       {"fold_outputs (before)",
        [&] { fold_outputs(ctx, window.data<float>(), slot, rows, d, window_o.data<float>()); }},
