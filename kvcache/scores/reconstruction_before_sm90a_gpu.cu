@@ -20,9 +20,8 @@
 // The logits of a warp's positions come to shared memory while its products with R_h are under way.
 #include "dist/base/error.h"
 #include "dist/base/gpu_handles.h"
-#include "kvcache/scores/before_kernels.h"
+#include "kvcache/scores/before_window.h"
 #include "kvcache/scores/reconstruction_kernels.h"
-#include "kvcache/scores/warpgroup_norms.h"
 
 // Some constants are used only where the compiler is at code for sm_90a.
 #pragma nv_diag_suppress 177
@@ -30,145 +29,7 @@
 namespace restkv::gpu {
 namespace {
 
-constexpr int kWindowRows = 32;                  // of a product
-constexpr int kRowsPerBlock = 4;                 // of window_kernel
 constexpr float kLeastShare = 1.0f / (1 << 10);  // see above
-constexpr float kFarAway = 1e30f;                // K_w of rows that are not there: the nearest row is another one
-
-// What is behind R_h and c in a head's packed data, for each 32 window rows: the upper and the lower halves of u, each
-// in the layout of a block of R_h; then what is known of each row.
-template <class S>
-struct Window {
-  static_assert(S::kN == kWindowRows);
-  static constexpr int kStepBytes = kWindowRows * S::kRowBytes;
-  static constexpr int kHalfBytes = S::kSteps * kStepBytes;
-  static constexpr int kRowsAt = 2 * kHalfBytes;
-  static constexpr int kWeightsAt = kRowsAt + kWindowRows * 16;
-  static constexpr int kBytes = kWeightsAt + kWindowRows * 8;
-  // Logits of a warp's positions: [kWindowRows][kPitch], the pitch for threads of four that read different rows.
-  static constexpr int kPitch = 16 * S::kM + 4;
-  static constexpr int kLogitBytes = kWindowRows * kPitch * 4;
-  static constexpr int kAllLogitBytes = 4 * S::kWarpgroups * kLogitBytes;
-
-  static int windows(int64_t W) { return static_cast<int>((W + kWindowRows - 1) / kWindowRows); }
-  static int64_t head_bytes(int64_t W) { return S::kHeadBytes + windows(W) * int64_t{kBytes}; }
-  static int most_heads(int64_t W) {
-    return static_cast<int>((kSharedBytes - kAllLogitBytes) / (head_bytes(W) + static_cast<int64_t>(sizeof(float))));
-  }
-};
-
-// Of a row: K_w; what v_i . u_w is multiplied by; maximum and 1 / sum of its logits.
-using RowConstants = float4;
-// Of a row: its share in the score, in units of scaled norms; |t_w|.
-using RowWeight = float2;
-
-struct Arguments : BeforeArguments<__nv_bfloat16> {
-  unsigned char* packed;  // [Hq_lc][head_bytes]
-  const HeadLimits* limits;
-  Unsettled marks;
-  int head_bytes, windows;
-  int heads_per_list, chunks;  // a list: query heads of one KV head that are in shared memory together
-};
-
-__device__ inline float rounded(float x, float scale) { return __half2float(__float2half_rn(x * scale)); }
-
-// The largest over all threads of a block, on every thread.
-__device__ inline float block_max(float x, float* scratch) {
-  x = warp_max(x);
-  const int lane = static_cast<int>(threadIdx.x) % 32, warps = static_cast<int>(blockDim.x) / 32;
-  if (lane == 0) scratch[threadIdx.x / 32] = x;
-  __syncthreads();
-  x = warp_max(lane < warps ? scratch[lane] : 0.0f);
-  __syncthreads();
-  return x;
-}
-
-// By one thread: what is known of row w. square: |t_w|^2; cross: (R_h c) . t_w; exponent: of the largest of u_w.
-template <class S>
-__device__ void write_row(const Arguments& p, int h, int w, float square, float cross, float length, int exponent) {
-  unsigned char* window =
-      p.packed + static_cast<int64_t>(h) * p.head_bytes + S::kHeadBytes + w / kWindowRows * Window<S>::kBytes;
-  RowConstants constants = {kFarAway, 0.0f, INFINITY, 0.0f};
-  RowWeight weight = {0.0f, 0.0f};
-  if (w < p.W) {
-    const int64_t row = static_cast<int64_t>(h) * p.W + w;
-    const float2 m = p.softmax[row];
-    const float scale = p.normalize && length > 0.0f ? 1.0f / sqrtf(length) : 1.0f;
-    p.scale[row] = scale;
-    constants = {square + 2.0f * cross, -2.0f * ldexpf(1.0f, exponent - kFactorExponent), m.y > 0.0f ? m.x : INFINITY,
-                 m.y};
-    weight = {p.reduce.share(w, p.W) * scale * p.limits[h].x, square < INFINITY ? sqrtf(square) : INFINITY};
-  }
-  reinterpret_cast<RowConstants*>(window + Window<S>::kRowsAt)[w % kWindowRows] = constants;
-  reinterpret_cast<RowWeight*>(window + Window<S>::kWeightsAt)[w % kWindowRows] = weight;
-}
-
-// t_w, u_w, and R_h o_w without any rounding of R_h (as plain arithmetic has it: multiply_rows() in
-// reconstruction_plain_gpu.cu), for kRowsPerBlock rows of a head. Thread n: row n of R_h, then column n.
-template <class S>
-static __global__ void __launch_bounds__(S::kD) window_kernel(const __grid_constant__ Arguments p) {
-  constexpr int kD = S::kD, kRows = kRowsPerBlock;
-  __shared__ float o[kRows][kD], x[kRows][kD], t[kRows][kD], scratch[32];
-  let_next_start();
-  const int h = static_cast<int>(blockIdx.x), w0 = static_cast<int>(blockIdx.y) * kRows;
-  const int n = static_cast<int>(threadIdx.x);
-  const float* rows = p.o + static_cast<int64_t>(h) * p.W * kD;
-  const float* r = p.r + static_cast<int64_t>(h) * kD * kD;
-  const float scale = 1.0f / (p.limits[h].x * kValueScale);  // a power of two
-  const float centre = mean_of_column<kD>(rows, p.W, n);
-#pragma unroll
-  for (int i = 0; i < kRows; ++i) {
-    o[i][n] = w0 + i < p.W ? rows[(w0 + i) * kD + n] : 0.0f;
-    x[i][n] = w0 + i < p.W ? (o[i][n] - centre) * kValueScale : 0.0f;
-  }
-  __syncthreads();
-  float y[kRows] = {}, z[kRows] = {};
-#pragma unroll 2
-  for (int k = n / 4 * 4; k < kD; k += 4) {
-    const float4 vector = __ldg(reinterpret_cast<const float4*>(r + n * kD + k));
-    const float f[4] = {vector.x, vector.y, vector.z, vector.w};
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const float factor = k + e < n ? 0.0f : f[e], half = rounded(factor, scale);
-#pragma unroll
-      for (int i = 0; i < kRows; ++i) {
-        y[i] = fmaf(half, x[i][k + e], y[i]);
-        z[i] = fmaf(factor, o[i][k + e], z[i]);
-      }
-    }
-  }
-  const unsigned char* head = p.packed + static_cast<int64_t>(h) * p.head_bytes;
-  const float c = reinterpret_cast<const float*>(head + S::kFactorBytes)[place_of_column(n)];
-  float square[kRows], cross[kRows], length[kRows], u[kRows] = {};
-#pragma unroll
-  for (int i = 0; i < kRows; ++i) {
-    t[i][n] = y[i];
-    if (w0 + i < p.W) p.c[(static_cast<int64_t>(h) * p.W + w0 + i) * kD + n] = z[i];
-    square[i] = block_sum(y[i] * y[i], scratch);
-    cross[i] = block_sum(c * y[i], scratch);
-    length[i] = p.normalize ? block_sum(z[i] * z[i], scratch) : 0.0f;
-  }
-#pragma unroll 8
-  for (int j = 0; j < n / 32 * 32 + 32; ++j) {
-    const float half = rounded(j > n ? 0.0f : __ldg(r + j * kD + n), scale);
-#pragma unroll
-    for (int i = 0; i < kRows; ++i) u[i] = fmaf(half, t[i][j], u[i]);
-  }
-  const int step = n / 32 * 2 + n % 8 / 4;  // as in pack_kernel
-#pragma unroll
-  for (int i = 0; i < kRows; ++i) {
-    const int w = w0 + i, row = w % kWindowRows, exponent = factor_exponent(block_max(fabsf(u[i]), scratch));
-    const float scaled = u[i] * ldexpf(1.0f, kFactorExponent - exponent);
-    const __half high = __float2half_rn(scaled);
-    unsigned char* to = p.packed + static_cast<int64_t>(h) * p.head_bytes + S::kHeadBytes +
-                        w / kWindowRows * Window<S>::kBytes + step * Window<S>::kStepBytes +
-                        row / 8 * 2 * S::kPieceBytes + n % 4 / 2 * S::kPieceBytes + row % 8 * 16 + n % 32 / 8 * 4 +
-                        n % 2 * 2;
-    *reinterpret_cast<__half*>(to) = high;
-    *reinterpret_cast<__half*>(to + Window<S>::kHalfBytes) = __float2half_rn(scaled - __half2float(high));
-    if (n == 0) write_row<S>(p, h, w, square[i], cross[i], length[i], exponent);
-  }
-}
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
@@ -180,7 +41,7 @@ __device__ inline float sqrt_approximate(float x) {
 
 // The thread's part of the values of a tile, as the products take them.
 template <class S>
-__device__ __forceinline__ void load_values(const Arguments& p, int g, int64_t first, Values<S>& x) {
+__device__ __forceinline__ void load_values(const BeforeProducts& p, int g, int64_t first, Values<S>& x) {
   const __nv_bfloat16* from = p.v + g * S::kD + threadIdx.x % 4 * 8;
 #pragma unroll
   for (int i = 0; i < 2 * S::kM; ++i) {
@@ -198,7 +59,7 @@ __device__ __forceinline__ void load_values(const Arguments& p, int g, int64_t f
 
 // Brings the values of a tile of the warpgroup nearer, to the L2 cache.
 template <class S>
-__device__ __forceinline__ void prefetch_values(const Arguments& p, int g, int64_t first) {
+__device__ __forceinline__ void prefetch_values(const BeforeProducts& p, int g, int64_t first) {
   const int64_t position = first + threadIdx.x % 128;
   if (threadIdx.x % 128 >= S::kPositions || position >= p.L_lc) return;
   const __nv_bfloat16* from = p.v + position * p.v_ld + g * S::kD;
@@ -245,7 +106,7 @@ __device__ __forceinline__ float own_length(const Values<S>& x) {
 
 // The logits of a warp's positions for 32 rows of head h, on their way.
 template <class S>
-__device__ __forceinline__ void fetch_logits(const Arguments& p, int h, int window, int64_t first, uint32_t to) {
+__device__ __forceinline__ void fetch_logits(const BeforeProducts& p, int h, int window, int64_t first, uint32_t to) {
   constexpr int kChunks = 4 * S::kM;  // of four positions
   const int lane = static_cast<int>(threadIdx.x) % 32, chunk = lane % kChunks;
   const int64_t position = first + chunk / 4 * 64 + static_cast<int64_t>(threadIdx.x % 128 / 32) * 16 + chunk % 4 * 4;
@@ -316,7 +177,7 @@ __device__ __forceinline__ void add_rows(const Sums<S>& y, const unsigned char* 
 
 // Writes the scores of a head, one per thread, and marks those that are not good enough.
 template <class S>
-__device__ __forceinline__ void write_scores(const Arguments& p, int h, int64_t first, float spread, float length,
+__device__ __forceinline__ void write_scores(const BeforeProducts& p, int h, int64_t first, float spread, float length,
                                              const PerRow<S>& N, PerRow<S>& score, PerRow<S>& least) {
 #pragma unroll
   for (int i = 0; i < 2 * S::kM; ++i) {
@@ -344,7 +205,7 @@ struct Memory {
 
 // All heads of a list for the tile at `first`, whose values are x.
 template <class S>
-__device__ __forceinline__ void score_tile(const Arguments& p, int first_head, int heads, int64_t first,
+__device__ __forceinline__ void score_tile(const BeforeProducts& p, int first_head, int heads, int64_t first,
                                            const Memory& memory, const Values<S>& x) {
   const float length = own_length<S>(x);
   const uint32_t logits = shared_address(memory.logits);
@@ -385,7 +246,7 @@ __device__ __forceinline__ void score_tile(const Arguments& p, int first_head, i
 
 // The packed data of the heads of a list.
 template <class S>
-__device__ void load_heads(const Arguments& p, int first_head, int heads, const Memory& memory) {
+__device__ void load_heads(const BeforeProducts& p, int first_head, int heads, const Memory& memory) {
   __syncthreads();  // nobody works with the list before
   const unsigned char* from = p.packed + static_cast<int64_t>(first_head) * p.head_bytes;
   for (int i = static_cast<int>(threadIdx.x) * 16; i < heads * p.head_bytes; i += S::kThreads * 16)
@@ -407,7 +268,7 @@ __device__ void load_heads(const Arguments& p, int first_head, int heads, const 
 
 // All tiles of all lists are cut evenly: a block works on one list after another.
 template <class S>
-__device__ void score_tiles(const Arguments& p, unsigned char* shared) {
+__device__ void score_tiles(const BeforeProducts& p, unsigned char* shared) {
   const int warpgroup = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);  // known to be uniform
   unsigned char* logits = shared + p.heads_per_list * p.head_bytes;
   const Memory memory{shared, reinterpret_cast<float*>(logits + Window<S>::kAllLogitBytes),
@@ -438,7 +299,7 @@ __device__ void score_tiles(const Arguments& p, unsigned char* shared) {
 #endif
 
 template <class S>
-static __global__ void __launch_bounds__(S::kThreads, 1) before_kernel(const __grid_constant__ Arguments p) {
+static __global__ void __launch_bounds__(S::kThreads, 1) before_kernel(const __grid_constant__ BeforeProducts p) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ __align__(128) unsigned char shared[];
   score_tiles<S>(p, shared);
@@ -448,8 +309,8 @@ static __global__ void __launch_bounds__(S::kThreads, 1) before_kernel(const __g
 template <class S>
 Unsettled launch(Context& ctx, const BeforeArguments<__nv_bfloat16>& arguments, int group, Tensor& marks) {
   using B = Window<S>;
-  Arguments p{arguments, nullptr, nullptr, {}, static_cast<int>(B::head_bytes(arguments.W)), B::windows(arguments.W),
-              0,         0};
+  BeforeProducts p{
+      arguments, nullptr, nullptr, {}, static_cast<int>(B::head_bytes(arguments.W)), B::windows(arguments.W), 0, 0};
   const int Hq_lc = p.heads.Hq_lc;
   Tensor packed = ctx.empty(DType::u8, {Hq_lc, p.head_bytes}), limits = ctx.empty(DType::f32, {Hq_lc, 4});
   p.packed = static_cast<unsigned char*>(packed.raw());
