@@ -10,6 +10,7 @@ DeviceEvictBatch DeviceDecodeBatch::eviction_batch() const {
   batch.record = static_cast<const DeviceEvictRecord*>(b_->evictions.raw());
   batch.position = b_->positions.data<int32_t>();
   batch.scale = model_.config().attention_scale();
+  if (groups_.merges()) batch.owner = b_->owners.data<int32_t>();
   if (b_->lse.empty()) return batch;
   batch.q = b_->q.raw();
   batch.lse = b_->lse.data<float>();

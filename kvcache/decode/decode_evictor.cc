@@ -76,12 +76,6 @@ void DecodeEvictor::check_layout(const PolicyEntry& entry) const {
         "query_head",
         config_.decode.every, entry.name, layout_.mine.Hkv);
   if (ctx_.device() != Device::gpu) return;
-  if (layout_.rows->size() > 1)
-    fail_input(
-        "decode.every: found {}, allowed on GPUs whose decode layout spreads a head's rows over {} ranks (sequence): "
-        "0, "
-        "or the decode layout tensor",
-        config_.decode.every, layout_.rows->size());
   // A sum over all heads may take any part of a KV head's queries, as long as the kernels know whose they are.
   const bool one_each = std::all_of(layout_.ranges.begin(), layout_.ranges.end(),
                                     [](const HeadRange& range) { return range.kv.size() <= 1; });
@@ -160,7 +154,7 @@ void DecodeEvictor::begin(DecodeEvictState& state, int64_t L, bool evicted,
     for (int64_t p = 0; p < L && ctx_.device() == Device::cpu; ++p)  // GPU ranks count in rows, not in positions
       if (!evicted || cuts.place(p) >= 0) s.slots.push_back(p);
   }
-  if (ctx_.device() == Device::gpu) upload_limits(state);
+  if (ctx_.device() == Device::gpu) upload_limits(state, L);
 }
 
 DecodeEvictor::Limits DecodeEvictor::limits_of(int64_t budget) const {
@@ -229,6 +223,17 @@ int64_t DecodeEvictor::most_growth(int64_t L, int64_t layer, bool evicted) const
   // The ladder may leave fewer rows than the budget.
   const int64_t has = !evicted ? L : config_.policy == "lacache" ? 0 : budget;
   return std::max<int64_t>(limits_of(budget).trigger - has, 0) + every;
+}
+
+int64_t DecodeEvictor::spread_growth(int64_t L, int64_t L_lc, int64_t layer, bool evicted) const {
+  const int64_t budget = budget_of(L, layer), every = config_.decode.every, ranks = layout_.rows->size();
+  const auto share = [&](int64_t tokens) { return (tokens + ranks - 1) / ranks; };  // new tokens go round the ranks
+  if (deals_to_heads(config_.allocation) && evicted) return share(every);
+  const Limits limits = limits_of(budget);
+  // After a cut all rows that are left may be here; the prompt left room for those of its budget.
+  const int64_t has = evicted ? budget : L, room = evicted ? std::min(budget, L_lc) : L_lc;
+  return std::max(share(std::max<int64_t>(limits.trigger - has, 0) + every),
+                  limits.target + share(limits.trigger - limits.target + every) - room);
 }
 
 int64_t DecodeEvictor::most_rows(int64_t L) const {

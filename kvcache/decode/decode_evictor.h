@@ -1,7 +1,7 @@
 // Eviction while tokens are generated: generation of any length stays within a bound. A schedule says when
 // (CacheConfig::decode), the policy which rows (decode_rule.h). CPU ranks evict in a layer when its token was attended;
 // GPU ranks in all layers of a batch at once when the step is done, which is the same, since no layer looks at
-// another's rows. On GPUs all rows of a head lie on one rank.
+// another's rows.
 #pragma once
 
 #include <memory>
@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "kvcache/decode/decode_rule.h"
-#include "kvcache/decode/device_rows.h"
+#include "kvcache/decode/group_rows.h"
 
 namespace restkv {
 
@@ -21,6 +21,7 @@ struct DecodeEvictState {
   // GPU ranks: what DeviceEvictRecord points to.
   Tensor ring;    // bf16 [W, layers, query heads here, d]
   Tensor limits;  // i32 [layers, cache heads, 2]
+  Tensor excess;  // i32 [layers, cache heads], where rows of a head are spread over ranks
 
   /// A state that goes on by itself.
   DecodeEvictState clone(Context& ctx) const;
@@ -86,13 +87,17 @@ class DecodeEvictor {
   /// At the end of every step of members [0, count), before positions and lengths are advanced; may be part of a graph.
   void watch_step(const DeviceEvictBatch& batch, int64_t count) const;
   /// After a step, positions and lengths advanced on the device, KvCache::advance() called: evicts what is due. Member
-  /// i is in slot i. r [layers]: output factors of the resident query heads, or null pointers. Collective over `heads`
-  /// of the layout.
+  /// i is in slot i. r [layers]: output factors of the resident query heads, or null pointers. Collective over the
+  /// groups of the layout. Where rows of a head are spread over ranks the caches do not know their lengths afterwards
+  /// (KvCache::refresh_lengths()).
   void after_step(const DeviceEvictBatch& batch, std::span<const DecodedMember> members,
                   std::span<const float* const> r) const;
 
   /// Rows that a head of a layer can get beyond those that the prompt left it, in a sequence of any length.
   int64_t most_growth(int64_t L, int64_t layer, bool evicted) const;
+  /// GPU ranks that share a head's rows: room that a head gets on a rank with L_lc of the prompt's tokens, so that in
+  /// most cases it never grows.
+  int64_t spread_growth(int64_t L, int64_t L_lc, int64_t layer, bool evicted) const;
   /// Most rows that a head holds over all ranks, in a sequence whose prompt has L tokens.
   int64_t most_rows(int64_t L) const;
 
@@ -108,12 +113,27 @@ class DecodeEvictor {
   Range span() const;
   int64_t budget_of(int64_t L, int64_t layer) const;
   void begin_layer_on_gpu(DecodeEvictState& state, const PromptEnd& end, int64_t L, const KvCache& cache) const;
-  void upload_limits(DecodeEvictState& state) const;
-  bool is_due(const DecodeEvictState& state) const;
+  void upload_limits(DecodeEvictState& state, int64_t L) const;
+  bool is_due(const LayerEvictState& layer) const;
   void settle(const DecodedMember& member, int64_t ladder_rows) const;
   void evict_due(const DeviceEvictBatch& batch, std::span<const DecodedMember> members, const DueSlots& due) const;
   void rescore(const DeviceEvictBatch& batch, const DecodedMember& member, int64_t slot,
                std::span<const float* const> r) const;
+  void rescore_heads(const DeviceEvictBatch& batch, const DueSlots& due, const RowRun& run, int64_t n, int64_t left,
+                     const MatrixView& queries, std::span<const float* const> r) const;
+
+  // Where rows of a head are spread over GPU ranks (device_group.cc).
+  struct GroupKv {
+    Tensor all;  // what the messages point into
+    GroupMessages messages;
+  };
+  void cut_in_group(const DeviceEvictBatch& batch, std::span<const DecodedMember> members, const DueSlots& due,
+                    const RowCut& cut, int64_t most, int64_t left) const;
+  GroupKv gather_kv(const DeviceEvictBatch& batch, const DueSlots& due, const RowRun& run, int64_t n, const Tensor& k,
+                    const Tensor& v) const;
+  void keep_in_group(const DeviceEvictBatch& batch, const DueSlots& due, const RowRun& run, const GroupKv& kv,
+                     const KeptRows& kept) const;
+  void keep_last_in_group(const DeviceEvictBatch& batch, const DueSlots& due, const RowRun& run, int64_t left) const;
 
   Context& ctx_;
   DecodeLayout layout_;
