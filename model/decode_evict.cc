@@ -74,6 +74,8 @@ void Transformer::begin_decode_eviction(const PrefillState& s, const int64_t* co
     end.q_window = MatrixView(plain.data(), s.q_window.size(0), s.q_window.size(1));
   }
   end.column_sums = column_sums;
+  const Tensor& factors = weights_.layers[sequence.eviction.layers.size()].output_factors;  // layers come in order
+  if (!factors.empty()) end.r = factors.data<float>();
   decode_evictor_->begin_layer(sequence.eviction, end, s.partition.length(), sequence.cache);
 }
 

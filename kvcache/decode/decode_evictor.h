@@ -13,8 +13,6 @@
 
 namespace restkv {
 
-struct PolicyEntry;
-
 /// Of one sequence. Empty where nothing is evicted while decoding.
 struct DecodeEvictState {
   std::vector<LayerEvictState> layers;
@@ -35,6 +33,14 @@ struct PromptEnd {
   MatrixView q_window;
   /// i64 [resident query heads, L] column sums over the whole prompt; null unless needs_column_sums().
   const int64_t* column_sums = nullptr;
+  const float* r = nullptr;  ///< [resident query heads, d, d] output factors; may be null
+};
+
+/// Memory for what a step gathers of the queries that share KV heads with this rank's. GPU ranks; empty where nothing
+/// is gathered.
+struct GatheredQueries {
+  Tensor message, messages;  // i32
+  Tensor q, lse;             // as DeviceEvictBatch::q, lse
 };
 
 struct DecodedToken {
@@ -70,7 +76,8 @@ class DecodeEvictor {
   bool needs_window_queries() const { return rule_->reads_window(); }
   bool needs_column_sums() const { return rule_->reads_column_sums(); }
 
-  /// Once per layer of a prefill of L tokens, when the layer's rows are in the cache; layers in order.
+  /// Once per layer of a prefill of L tokens, when the layer's rows are in the cache; layers in order. Collective over
+  /// `heads` of the layout.
   void begin_layer(DecodeEvictState& state, const PromptEnd& end, int64_t L, const KvCache& cache) const;
   /// Once after a prefill. kept [layers][cache heads of the model]: rows over all ranks; evicted: whether by the
   /// policy.
@@ -82,6 +89,14 @@ class DecodeEvictor {
   // GPU ranks, in the place of after_token(). In stream order, without a wait.
   /// Whether the queries and log-sum-exps of all layers have to stay until the end of a step: DeviceEvictBatch::q, lse.
   bool needs_step_queries() const { return rule_->reads_queries(); }
+  /// Whether query heads of one KV head lie on several ranks and every step has to gather them.
+  bool gathers_queries() const { return gathers_; }
+  /// For a batch of so many slots.
+  GatheredQueries gathered_queries(int64_t slots) const;
+  /// g.q, g.lse of members [0, count) = the queries of whole groups, from this rank's q bf16 and lse f32 [layers,
+  /// slots, Hq_lc]. In stream order, may be part of a graph. Collective over `heads` of the layout.
+  void gather_step_queries(const GatheredQueries& g, const void* q, const float* lse, int64_t slots,
+                           int64_t count) const;
   /// DeviceEvictBatch of this rank, without its pointers.
   DeviceEvictBatch device_batch(int64_t slots) const;
   /// At the end of every step of members [0, count), before positions and lengths are advanced; may be part of a graph.
@@ -108,9 +123,9 @@ class DecodeEvictor {
     int64_t target_of(int64_t total) const { return total > trigger ? target : 0; }  ///< 0: it is not cut
   };
   Limits limits_of(int64_t budget) const;
-  void check_layout(const PolicyEntry& entry) const;
   int64_t cache_heads() const;
   Range span() const;
+  Range summed_here(int64_t head) const;
   int64_t budget_of(int64_t L, int64_t layer) const;
   void begin_layer_on_gpu(DecodeEvictState& state, const PromptEnd& end, int64_t L, const KvCache& cache) const;
   void upload_limits(DecodeEvictState& state, int64_t L) const;
@@ -121,6 +136,12 @@ class DecodeEvictor {
                std::span<const float* const> r) const;
   void rescore_heads(const DeviceEvictBatch& batch, const DueSlots& due, const RowRun& run, int64_t n, int64_t left,
                      const MatrixView& queries, std::span<const float* const> r) const;
+
+  // Where query heads of one KV head lie on several ranks (split_heads.cc).
+  Tensor gather_window(const MatrixView& q) const;
+  void add_group_sums(int64_t* sums, int64_t rows, int64_t most) const;
+  int64_t most_after_prompt(int64_t L) const;
+  void gather_factors(int64_t layer, const float* r) const;
 
   // Where rows of a head are spread over GPU ranks (device_group.cc).
   struct GroupKv {
@@ -140,7 +161,12 @@ class DecodeEvictor {
   CacheConfig config_;
   int64_t layers_;
   std::unique_ptr<DecodeRule> rule_;
-  bool split_ = false;  // query heads of a cache head lie on several ranks
+  bool split_ = false;          // query heads of a cache head lie on several ranks
+  bool resident_part_ = false;  // of some cache head's query heads this rank has no weights
+  bool gathers_ = false;
+  // With resident_part_: output factors of the span, [layers] of f32 [span, d, d], once they were gathered.
+  mutable std::vector<Tensor> factors_;
+  mutable bool has_factors_ = false;  // of all layers
 };
 
 }  // namespace restkv

@@ -31,8 +31,10 @@ DeviceEvictBatch DecodeEvictor::device_batch(int64_t slots) const {
   batch.slots = slots;
   batch.layers = layers_;
   batch.heads = cache_heads();
-  // Where a KV head lies on several ranks, what they have of its query heads; no rule but tova's then reads them.
-  batch.group = batch.heads > 0 ? layout_.mine.Hq_lc() / batch.heads : 1;
+  // Where a KV head lies on several ranks and nothing is gathered, what this one has of its query heads (tova).
+  batch.group = gathers_ ? layout_.mine.group() : batch.heads > 0 ? layout_.mine.Hq_lc() / batch.heads : 1;
+  // A KV head whose first query head lies elsewhere is counted there.
+  if (gathers_ && batch.heads > 0 && span().begin < layout_.mine.local.q.begin) batch.first_counted = 1;
   batch.d = layout_.mine.d;
   return batch;
 }
@@ -41,17 +43,28 @@ void DecodeEvictor::begin_layer_on_gpu(DecodeEvictState& state, const PromptEnd&
                                        const KvCache& cache) const {
   const int64_t layer = static_cast<int64_t>(state.layers.size()), d = layout_.mine.d;
   const Range heads = span();
-  const int64_t first = heads.begin - layout_.resident.q.begin;
   state.layers.emplace_back();
-  if (heads.empty()) return;
-  if (rule_->reads_window()) {
-    if (layer == 0) state.ring = ctx_.empty(DType::bf16, {config_.window, layers_, heads.size(), d});
-    gpu::begin_ring(ctx_, end.q_window, first * d, heads.size() * d, L, config_.window, layer, layers_,
-                    state.ring.raw());
+  Tensor joined;
+  MatrixView window = end.q_window;
+  int64_t first = heads.begin - layout_.resident.q.begin;
+  if (resident_part_ && rule_->reads_window()) {
+    joined = gather_window(end.q_window);
+    window = MatrixView(joined);
+    first = 0;
+    gather_factors(layer, end.r);
   }
-  if (rule_->reads_column_sums())
-    gpu::begin_row_sums(ctx_, cache.device_layer(layer), cache_heads(), heads.size() / cache_heads(), L,
-                        end.column_sums + first * L);
+  if (rule_->reads_window() && !heads.empty()) {
+    if (layer == 0) state.ring = ctx_.empty(DType::bf16, {config_.window, layers_, heads.size(), d});
+    gpu::begin_ring(ctx_, window, first * d, heads.size() * d, L, config_.window, layer, layers_, state.ring.raw());
+  }
+  if (!rule_->reads_column_sums()) return;
+  const Range queries = heads.empty() ? Range{} : summed_here(0);
+  if (!heads.empty())
+    gpu::begin_row_sums(ctx_, cache.device_layer(layer), cache_heads(), queries.size(), L,
+                        end.column_sums + (queries.begin - layout_.resident.q.begin) * L);
+  if (!resident_part_) return;
+  const int64_t most = most_after_prompt(L);
+  add_group_sums(cache.device_layer(layer).sums, std::min(most, cache.storage_rows(layer)), most);
 }
 
 void DecodeEvictor::upload_limits(DecodeEvictState& state, int64_t L) const {
@@ -293,7 +306,9 @@ void DecodeEvictor::rescore_heads(const DeviceEvictBatch& batch, const DueSlots&
   input.v = MatrixView(v);
   if (evictor.needs_output_factors()) {
     RESTKV_CHECK(static_cast<int64_t>(r.size()) == layers_ && r[layer] != nullptr, "no output factors");
-    input.r = r[layer] + (span().begin + run.first_head * batch.group - layout_.resident.q.begin) * d * d;
+    input.r = resident_part_
+                  ? factors_.at(static_cast<size_t>(layer)).data<float>() + run.first_head * batch.group * d * d
+                  : r[layer] + (span().begin + run.first_head * batch.group - layout_.resident.q.begin) * d * d;
   }
   const KeptRows kept = evictor.evict(input);
   if (grouped) return keep_in_group(batch, due, run, of_group, kept);

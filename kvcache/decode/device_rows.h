@@ -10,6 +10,7 @@
 
 #include "dist/base/context.h"
 #include "dist/base/gemm.h"
+#include "dist/base/mix.h"
 #include "kvcache/device_kv.h"
 #include "kvcache/ladder.h"
 
@@ -38,6 +39,7 @@ struct DeviceEvictBatch {
   double scale = 0.0;
   /// [slots] 0: another rank appended the row of the step's token, until it is advanced; null: this rank did.
   const int32_t* owner = nullptr;
+  int64_t first_counted = 0;  ///< cache heads before it are counted by another rank, in sums over all heads
 };
 
 /// The members of a batch that an eviction is for: their slots, by value.
@@ -83,7 +85,28 @@ struct RowListsView {
   int32_t* slots = nullptr;  ///< laid out as rows: the slots that they get (slots.h); null: they keep theirs
 };
 
+/// A step's queries on their way between ranks that share KV heads: [layers, slots, heads, d] here, of which members
+/// [0, count) go; a message has room for `most` heads.
+struct StepQueries {
+  int64_t layers = 0, slots = 0, count = 0, heads = 0, most = 0, d = 0;
+  /// i32 words of a message: d bf16 and an f32 per head.
+  RESTKV_HOST_DEVICE constexpr int64_t words() const { return layers * count * most * (d / 2 + 1); }
+};
+
+/// Which rank, and which of its heads, each head of a span comes from.
+struct QuerySources {
+  static constexpr int kMost = 256;
+  int32_t count = 0;
+  int16_t rank[kMost] = {}, head[kMost] = {};
+};
+
 namespace gpu {
+
+/// message = the queries q bf16 and their log-sum-exps lse f32 [layers, slots, heads] of members [0, count).
+void pack_queries(Context& ctx, const StepQueries& shape, const void* q, const float* lse, int32_t* message);
+/// q bf16 [layers, slots, sources.count, d], lse f32 [layers, slots, sources.count] from all ranks' messages.
+void unpack_queries(Context& ctx, const StepQueries& shape, const QuerySources& sources, const int32_t* messages,
+                    void* q, float* lse);
 
 /// The step's queries join the rings of members [0, count). Before the positions are advanced.
 void keep_queries(Context& ctx, const DeviceEvictBatch& batch, int64_t count, int64_t window);
@@ -93,8 +116,8 @@ void keep_queries(Context& ctx, const DeviceEvictBatch& batch, int64_t count, in
 /// the lengths are advanced.
 void add_row_sums(Context& ctx, const DeviceEvictBatch& batch, int64_t count);
 
-/// The same weights summed over all heads here: keys [due, layers, stride], overwritten. After the lengths are
-/// advanced.
+/// The same weights summed over all heads here that this rank counts: keys [due, layers, stride], overwritten. After
+/// the lengths are advanced.
 void sum_last_weights(Context& ctx, const DeviceEvictBatch& batch, const DueSlots& due, int64_t* keys, int64_t stride);
 
 /// keys [due, layers, heads, stride] = the order of minus the lengths of the keys. After the lengths are advanced.

@@ -10,6 +10,8 @@ namespace {
 
 }  // namespace
 
+void pack_queries(Context&, const StepQueries&, const void*, const float*, int32_t*) { absent(); }
+void unpack_queries(Context&, const StepQueries&, const QuerySources&, const int32_t*, void*, float*) { absent(); }
 void keep_queries(Context&, const DeviceEvictBatch&, int64_t, int64_t) { absent(); }
 void add_row_sums(Context&, const DeviceEvictBatch&, int64_t) { absent(); }
 void sum_last_weights(Context&, const DeviceEvictBatch&, const DueSlots&, int64_t*, int64_t) { absent(); }

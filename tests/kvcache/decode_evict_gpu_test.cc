@@ -69,26 +69,5 @@ TEST_F(DecodeEvictGpu, Rescoring) {
       80);
 }
 
-TEST_F(DecodeEvictGpu, RefusesLayoutsItCannotServe) {
-  auto refused = [&](DecodeLayout layout, const RuleCase& c) {
-    try {
-      DecodeEvictor evictor(*gpu, std::move(layout), config_of(c), kLayers);
-    } catch (const InputError& e) {
-      return std::string(e.what());
-    }
-    return std::string();
-  };
-  RuleCase c{"h2o"};
-  DecodeLayout split;
-  split.rows = split.heads = self.get();
-  split.resident = {{0, c.Hq}, {0, c.Hkv}};
-  split.mine = {c.Hq, c.Hkv, c.d, split.resident};
-  split.ranges = {{{0, 2}, {0, 1}}, {{2, 4}, {0, 1}}, {{4, 6}, {1, 2}}, {{6, 8}, {1, 2}}};
-  split.mine.local = split.ranges[0];
-  EXPECT_NE(refused(split, c).find("at most as many ranks as KV heads"), std::string::npos) << refused(split, c);
-  EXPECT_EQ(refused(split, {"tova"}), "");
-  EXPECT_EQ(refused(split, {"streaming_llm"}), "");
-}
-
 }  // namespace
 }  // namespace restkv::testing

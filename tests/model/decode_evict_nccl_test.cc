@@ -30,6 +30,27 @@ TEST_F(DecodeEvictNccl, SpreadRowsKeepWhatOneRankKeeps) {
       expect_eviction_of_one_rank(*ctx, *grid, config, form_of(DecodeMode::sequence), decode_evict_caches());
 }
 
+// More ranks than KV heads: every step gathers the queries of whole groups.
+TEST_F(DecodeEvictNccl, SharedKvHeadsKeepWhatOneRankKeeps) {
+  std::vector<CacheConfig> caches;
+  for (const char* policy : {"lacache", "tova", "h2o"}) caches.push_back(decode_evict_cache(policy, 80, 1));
+  for (const char* policy : {"snapkv", "restkv"}) caches.push_back(decode_evict_cache(policy, 80, 8));
+  caches.push_back(decode_evict_cache("h2o", 60, 2));
+  caches.back().allocation = Allocation::ada;
+  const std::vector<ModelConfig> configs = mpi_runtime().size() == 4
+                                               ? std::vector{small_config(8, 2, 64), small_config(8, 1, 64)}
+                                               : std::vector{small_config(12, 1, 64), small_config(12, 2, 64)};
+  for (const ModelConfig& config : configs)
+    for (auto& [layout, grid] : grids)
+      for (DecodeMode mode : {DecodeMode::tensor, DecodeMode::sequence})
+        if (layout_allowed(config, layout.second)) {
+          SCOPED_TRACE(fmt::format("{} KV heads", config.Hkv));
+          expect_eviction_of_one_rank(*ctx, *grid, config, form_of(mode), caches);
+          expect_graphs_like_single_launches(*ctx, *grid, config, decode_evict_cache("h2o", 80, 2), form_of(mode));
+          expect_graphs_like_single_launches(*ctx, *grid, config, decode_evict_cache("restkv", 80, 8), form_of(mode));
+        }
+}
+
 // Rules that read no queries, with positions in the cache: slots are numbered anew at every eviction.
 TEST_F(DecodeEvictNccl, SpreadRowsWithPositionsInTheCache) {
   const ModelConfig config = config_for();
