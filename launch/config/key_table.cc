@@ -230,7 +230,7 @@ std::vector<KeySpec> generate_keys() {
           "generate.batch", "requests", kSpeed,
           "Requests that are decoded together, after one prefill each. Their results are those of one at a time; "
           "above 1 the text is printed when a request is done instead of token by token.",
-          1, 32, FIELD(generate.batch)),
+          1, 64, FIELD(generate.batch)),
       real_key("generate.temperature", "", kResults, "0: greedy. Above: sampling at this temperature.", 0.0, 100.0,
                FIELD(generate.temperature)),
       integer_key("generate.top_k", "tokens", kResults, "Sample among the k likeliest tokens. 0: all.", 0, kMost,
