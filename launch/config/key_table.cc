@@ -8,6 +8,7 @@
 #include "dist/base/error.h"
 #include "launch/config/key_kinds.h"
 #include "launch/config/nearest.h"
+#include "model/ops/decode_linear.h"
 
 namespace restkv {
 namespace {
@@ -182,8 +183,7 @@ std::vector<KeySpec> decode_keys() {
       integer_key(
           "decode.every", "tokens", kResults,
           "New tokens between two checks of the cache while decoding, with the rule of `cache.policy`. 0: "
-          "nothing is evicted while decoding. On GPUs not where a head's rows stay spread over ranks (the decode "
-          "layout `sequence` with several sequence ranks).",
+          "nothing is evicted while decoding.",
           0, kMost, FIELD(cache.decode.every)),
       integer_key("decode.trigger", "tokens", kResults,
                   "A check evicts when a head holds more than this. 0: its budget.", 0, kMost,
@@ -230,7 +230,7 @@ std::vector<KeySpec> generate_keys() {
           "generate.batch", "requests", kSpeed,
           "Requests that are decoded together, after one prefill each. Their results are those of one at a time; "
           "above 1 the text is printed when a request is done instead of token by token.",
-          1, 32, FIELD(generate.batch)),
+          1, kMaxDecodeBatch, FIELD(generate.batch)),
       real_key("generate.temperature", "", kResults, "0: greedy. Above: sampling at this temperature.", 0.0, 100.0,
                FIELD(generate.temperature)),
       integer_key("generate.top_k", "tokens", kResults, "Sample among the k likeliest tokens. 0: all.", 0, kMost,
@@ -272,8 +272,8 @@ std::vector<KeySpec> bench_keys() {
                 FIELD(bench.policies)),
       budgets_key("bench.budgets", "tokens", kNeither, "Values of `cache.budget`; `full` runs once, without any.",
                   FIELD(bench.budgets)),
-      integers_key("bench.batch", "prompts", kNeither, "Prompts that are decoded together.", 1, 65536,
-                   FIELD(bench.batch)),
+      integers_key("bench.batch", "prompts", kNeither, "Prompts that are decoded together; GPUs take 64 at most.", 1,
+                   65536, FIELD(bench.batch)),
       texts_key("bench.layouts", kNeither,
                 "Layouts, sequence x tensor: `2x1`. One of fewer ranks than the run runs on the first of them, the "
                 "others wait. "
