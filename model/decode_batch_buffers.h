@@ -22,6 +22,7 @@ struct DeviceDecodeBatch::Buffers {
   Tensor lse;                  // f32 [layers, batch, Hq_lc] of the step's scores, where eviction reads them
   Tensor logits;               // f32 [batch, vocab]
   Tensor attention_scratch;
+  DecodeGroupBuffers exchanged;
   Tensor frequencies;                 // f32 [d/2], or [batch, d/2]
   Tensor tokens, positions;           // i32 [batch]
   Tensor owners, prompts;             // i32 [batch] whether this rank keeps the next token; lengths of the prompts

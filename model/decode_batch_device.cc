@@ -49,6 +49,7 @@ DeviceDecodeBatch::Buffers::Buffers(Transformer& model, int64_t batch) : heads(d
   logits = ctx.empty(DType::f32, {batch, c.vocab});
   if (model.grid().size() > 1 || c.traits.output_norms) terms = ctx.empty(DType::f32, {batch, c.hidden});
   if (model.decode_groups().merges()) partial = ctx.empty(DType::f32, {batch * mine.heads.Hq_lc() * (c.d + 1)});
+  exchanged = model.decode_groups().make_buffers(batch);
   // More ranks than heads: one without heads takes part in everything else.
   if (heads.Hq_lc() > 0) attention_scratch = decode_attention_scratch(ctx, batch, heads, c.d);
   // The dynamic type has frequencies for every length (upload_frequencies).

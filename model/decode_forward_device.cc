@@ -20,10 +20,10 @@ void DeviceDecodeBatch::enqueue_forward() {
   const Tensor logits = b_->logits.rows(0, size());
   MatrixView head = MatrixView(w.output_head).block(mine.begin - held.begin, mine.size(), 0, c.hidden);
   start_phase("logits");
-  decode_logits(ctx_, stream, c.rms_eps, head, groups_.own_logits(logits));
+  decode_logits(ctx_, stream, c.rms_eps, head, groups_.own_logits(b_->exchanged, logits));
   if (groups_.sums()) {
     start_phase("exchange");
-    groups_.gather_logits(logits);
+    groups_.gather_logits(b_->exchanged, logits);
   }
   if (c.traits.logit_softcap > 0.0) softcap(ctx_, logits, c.traits.logit_softcap);
   enqueue_watch();
@@ -119,7 +119,8 @@ void DeviceDecodeBatch::enqueue_attention(int64_t layer) {
   attention_decode_batch(ctx_, attention, b_->heads, b_->attention_scratch);
   if (groups_.merges()) {
     start_phase("exchange");
-    groups_.merge(b_->partial, rows, attended.data, b_->lse.empty() ? nullptr : b_->lse.rows(layer, 1).data<float>());
+    groups_.merge(b_->exchanged, b_->partial, rows, attended.data,
+                  b_->lse.empty() ? nullptr : b_->lse.rows(layer, 1).data<float>());
   }
   enqueue_residual(attended, output, w.attention_output_norm, w.mlp_norm, "output");
 }

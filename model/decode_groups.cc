@@ -39,7 +39,9 @@ DecodeGroups::DecodeGroups(Context& ctx, const ProcessGrid& grid, const ModelCon
       sum_(plan.mode == DecodeMode::tensor ? grid.world() : grid.tensor()),
       d_(config.d),
       timeout_s_(options.timeout_s),
-      embedding_rows_(plan.resident.vocab) {
+      embedding_rows_(plan.resident.vocab),
+      Hq_lc_(plan.decode.heads.Hq_lc()),
+      vocab_(config.vocab) {
   const int tensor = grid.tensor_size();
   const bool world = plan.mode == DecodeMode::tensor;
   for (int r = 0; r < sum_.size(); ++r) {
@@ -50,12 +52,6 @@ DecodeGroups::DecodeGroups(Context& ctx, const ProcessGrid& grid, const ModelCon
   if (world && tensor > 1) embedding_rows_ = plan.decode.vocab;
   if (!world && grid.sequence_size() > 1) merge_ = &grid.sequence();
 
-  const int64_t rows = kMaxDecodeBatch * plan.decode.heads.Hq_lc();
-  if (merge_ != nullptr) gathered_partials_ = ctx.empty(DType::f32, {grid.sequence_size() * rows * (d_ + 1)});
-  if (sums()) {
-    own_logits_ = ctx.empty(DType::f32, {kMaxDecodeBatch, own_columns().size()});
-    gathered_logits_ = ctx.empty(DType::f32, {kMaxDecodeBatch * config.vocab});
-  }
   if (!options.peer_memory) {
     reason_ = "switched off";
     return;
@@ -67,10 +63,31 @@ DecodeGroups::DecodeGroups(Context& ctx, const ProcessGrid& grid, const ModelCon
         world ? members : tensor_members(grid),
         std::max(stream_sum_words(kMaxDecodeBatch, config.hidden), column_exchange_words(columns_, kMaxDecodeBatch)));
   }
-  if (merge_ != nullptr) merge_memory_ = map_peers(sequence_members(grid), partial_exchange_words(rows, d_));
+  if (merge_ != nullptr)
+    merge_memory_ = map_peers(sequence_members(grid), partial_exchange_words(kMaxDecodeBatch * Hq_lc_, d_));
 }
 
 DecodeGroups::~DecodeGroups() = default;
+
+DecodeGroupBuffers DecodeGroups::make_buffers(int64_t batch) const {
+  DecodeGroupBuffers buffers;
+  const int64_t rows = batch * Hq_lc_;
+  if (merge_ != nullptr && !merges_by_peers(rows))
+    buffers.partials = ctx_.empty(DType::f32, {merge_->size() * rows * (d_ + 1)});
+  if (sums() && batch > 1) {
+    buffers.own_logits = ctx_.empty(DType::f32, {batch, own_columns().size()});
+    if (!joins_by_peers(batch)) buffers.gathered_logits = ctx_.empty(DType::f32, {batch * vocab_});
+  }
+  return buffers;
+}
+
+bool DecodeGroups::merges_by_peers(int64_t rows) const {
+  return merge_memory_ != nullptr && partial_exchange_words(rows, d_) <= merge_memory_->view().words;
+}
+
+bool DecodeGroups::joins_by_peers(int64_t n) const {
+  return sum_memory_ != nullptr && column_exchange_words(columns_, n) <= sum_memory_->view().words;
+}
 
 std::unique_ptr<PeerMemory> DecodeGroups::map_peers(const std::vector<int>& group, int64_t words) {
   PeerMemory::Options options;
@@ -106,16 +123,17 @@ void DecodeGroups::sum_terms(const Tensor& terms) {
   if (sums()) sum_.all_reduce(terms.raw(), terms.numel(), DType::f32, ReduceOp::sum);
 }
 
-void DecodeGroups::merge(const Tensor& partial, int64_t rows, void* merged, float* lse) {
+void DecodeGroups::merge(const DecodeGroupBuffers& buffers, const Tensor& partial, int64_t rows, void* merged,
+                         float* lse) {
   const auto* out = partial.data<float>();
   const int64_t count = rows * (d_ + 1);
-  if (merge_memory_ != nullptr && partial_exchange_words(rows, d_) <= merge_memory_->view().words) {
+  if (merges_by_peers(rows)) {
     exchange_and_merge(ctx_, merge_memory_->view(), {out, out + rows * d_, rows, d_, merged, lse});
     merge_->add_stats({1, collective::sent_by_all_gather(merge_->size(), count * size_of(DType::f32))});
     return;
   }
-  auto* all = gathered_partials_.data<float>();
-  RESTKV_CHECK(count * merge_->size() <= gathered_partials_.numel(), "{} partial results", rows);
+  RESTKV_CHECK(count * merge_->size() <= buffers.partials.numel(), "{} partial results", rows);
+  auto* all = buffers.partials.data<float>();
   merge_->all_gather(out, all, count, DType::f32);
   PartialMerge args;
   args.out = all;
@@ -129,20 +147,21 @@ void DecodeGroups::merge(const Tensor& partial, int64_t rows, void* merged, floa
   merge_partial_attention(ctx_, args);
 }
 
-MatrixView DecodeGroups::own_logits(const Tensor& logits) const {
+MatrixView DecodeGroups::own_logits(const DecodeGroupBuffers& buffers, const Tensor& logits) const {
   const int64_t n = logits.size(0);
   const Range mine = own_columns();
   // One row of slices is a row; for one rank the slice is the whole.
   if (n == 1 || !sums()) return MatrixView(logits).block(0, n, mine.begin, mine.size());
-  return {own_logits_.raw(), DType::f32, n, mine.size(), mine.size()};
+  RESTKV_CHECK(n <= buffers.own_logits.size(0), "logits of {} members, room for {}", n, buffers.own_logits.size(0));
+  return {buffers.own_logits.raw(), DType::f32, n, mine.size(), mine.size()};
 }
 
-void DecodeGroups::gather_logits(const Tensor& logits) {
+void DecodeGroups::gather_logits(const DecodeGroupBuffers& buffers, const Tensor& logits) {
   if (!sums()) return;
   const int64_t n = logits.size(0);
   auto* out = logits.data<float>();
-  if (sum_memory_ != nullptr && column_exchange_words(columns_, n) <= sum_memory_->view().words) {
-    exchange_columns(ctx_, sum_memory_->view(), {own_logits(logits), columns_, out, logits.size(1)});
+  if (joins_by_peers(n)) {
+    exchange_columns(ctx_, sum_memory_->view(), {own_logits(buffers, logits), columns_, out, logits.size(1)});
     sum_.add_stats({1, collective::sent_by_all_gather(sum_.size(), n * own_columns().size() * size_of(DType::f32))});
     return;
   }
@@ -153,8 +172,8 @@ void DecodeGroups::gather_logits(const Tensor& logits) {
     offsets.push_back(n == 1 ? part.begin : next);
     next += counts.back();
   }
-  float* to = n == 1 ? out : gathered_logits_.data<float>();
-  const void* own = own_logits(logits).data;
+  float* to = n == 1 ? out : buffers.gathered_logits.data<float>();
+  const void* own = own_logits(buffers, logits).data;
   bool regular = true;  // equal slices in rank order
   for (size_t r = 0; r < counts.size(); ++r)
     regular = regular && counts[r] == counts[0] && offsets[r] == static_cast<int64_t>(r) * counts[0];

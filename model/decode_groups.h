@@ -22,6 +22,13 @@ struct DecodeGroupOptions {
   double timeout_s = 30.0;  ///< longest wait for a rank over peer memory; 0: for ever
 };
 
+/// Device memory in which exchanges of a batch land that go by collectives, or that cannot land in place.
+struct DecodeGroupBuffers {
+  Tensor partials;         ///< f32 [ranks, rows (d + 1)]
+  Tensor own_logits;       ///< f32 [batch, own columns]
+  Tensor gathered_logits;  ///< f32 [batch * vocab]
+};
+
 class DecodeGroups {
  public:
   /// Collective over the grid. References outlive the object.
@@ -29,6 +36,9 @@ class DecodeGroups {
                const DecodeGroupOptions& options);
   /// Collective as well (PeerMemory).
   ~DecodeGroups();
+
+  /// For batches of up to `batch` members; empty where nothing needs them. A captured graph keeps their addresses.
+  DecodeGroupBuffers make_buffers(int64_t batch) const;
 
   /// The ranks whose terms add up behind attention and MLP: the world in DecodeMode::tensor, else the tensor group.
   Communicator& sum_group() const { return sum_; }
@@ -49,14 +59,14 @@ class DecodeGroups {
 
   /// partial: [rows, d] outputs, then [rows] log-sum-exps, f32, of this rank -> merged bf16 [rows, d] over the sequence
   /// group. rows: batch times heads. lse f32 [rows], when not null: the log-sum-exps over the group.
-  void merge(const Tensor& partial, int64_t rows, void* merged, float* lse = nullptr);
+  void merge(const DecodeGroupBuffers& buffers, const Tensor& partial, int64_t rows, void* merged, float* lse = nullptr);
 
   /// Where a batch of n members has its own columns of the logits computed, [n, own_columns().size()] f32 with leading
-  /// dimension ld: in `logits` [n, vocab] itself, or in memory of this object.
-  MatrixView own_logits(const Tensor& logits) const;
+  /// dimension ld: in `logits` [n, vocab] itself, or in `buffers`.
+  MatrixView own_logits(const DecodeGroupBuffers& buffers, const Tensor& logits) const;
   Range own_columns() const { return columns_[static_cast<size_t>(sum_.rank())]; }
   /// Completes logits [n, vocab] on every rank.
-  void gather_logits(const Tensor& logits);
+  void gather_logits(const DecodeGroupBuffers& buffers, const Tensor& logits);
 
   /// After waiting for the device: throws RuntimeFailure when an exchange over peer memory gave up.
   void check() const;
@@ -65,6 +75,8 @@ class DecodeGroups {
 
  private:
   std::unique_ptr<PeerMemory> map_peers(const std::vector<int>& group, int64_t words);
+  bool merges_by_peers(int64_t rows) const;
+  bool joins_by_peers(int64_t n) const;
   void sum_through(const Tensor& terms, const Tensor& norm, const DecodeStream& stream, bool replace);
 
   Context& ctx_;
@@ -76,10 +88,8 @@ class DecodeGroups {
   Range embedding_rows_;
   std::vector<Range> columns_;  // of the logits, by rank of the sum group
   std::unique_ptr<PeerMemory> sum_memory_, merge_memory_;
-  std::string reason_;        // for no peer memory
-  Tensor gathered_partials_;  // f32 [ranks, rows (d + 1)] of the largest batch
-  Tensor own_logits_;         // f32 [batch, own columns]
-  Tensor gathered_logits_;    // f32 [batch * vocab]
+  int64_t Hq_lc_, vocab_;
+  std::string reason_;  // for no peer memory
 };
 
 }  // namespace restkv

@@ -1,6 +1,7 @@
 // Prefill: the whole prompt, layer by layer; each layer's cache is evicted before the next layer starts, so at most
 // one layer's full K/V exists at any time.
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "dist/base/activity.h"
@@ -14,6 +15,26 @@
 #include "model/prefill_state.h"
 
 namespace restkv {
+namespace {
+
+// The groups' calls are a phase of their own while it lives.
+class TimedGroups {
+ public:
+  TimedGroups(std::array<PhasedCommunicator*, 2> groups, PhaseClock& clock) : groups_(groups) {
+    for (PhasedCommunicator* group : groups_) group->set_clock(&clock);
+  }
+  ~TimedGroups() {
+    for (PhasedCommunicator* group : groups_) group->set_clock(nullptr);
+  }
+  TimedGroups(const TimedGroups&) = delete;
+  TimedGroups& operator=(const TimedGroups&) = delete;
+
+ private:
+  std::array<PhasedCommunicator*, 2> groups_;
+};
+
+}  // namespace
+
 Sequence Transformer::prefill(std::span<const int32_t> tokens, const PrefillOptions& options) {
   int64_t L = static_cast<int64_t>(tokens.size());
   if (L == 0) fail_input("prompt: no tokens; at least one is needed");
@@ -199,6 +220,7 @@ void Transformer::evict(int64_t layer, const LayerWeights& w, PrefillState& s, S
     input.k = MatrixView(s.k);
     input.v = MatrixView(s.v);
     input.r = w.output_factors.empty() ? nullptr : w.output_factors.data<float>();
+    const TimedGroups timed({&evict_sequence_, &evict_tensor_}, s.clock);
     kept = evictor_->evict(input, nullptr, &s.clock);
   } else {
     const HeadLayout& heads = plan_.resident.heads;
@@ -277,7 +299,8 @@ void Transformer::finish_report(PrefillState& s, Sequence& sequence) {
   grid_.control().all_reduce(std::span<uint64_t>(totals));
   s.report.phases = s.clock.finish();
   PrefillReport& report = sequence.report = s.report;
-  report.evict_seconds = report.seconds_of("scoring") + report.seconds_of("select") + report.seconds_of("compact");
+  for (const char* phase : {"scoring", "select", "evict_exchange", "compact"})
+    report.evict_seconds += report.seconds_of(phase);
   report.cache_bytes = static_cast<int64_t>(totals.back());
   report.kept_hash = totals[totals.size() - 2];
   for (int64_t layer = 0; layer < config_.layers; ++layer)

@@ -19,10 +19,10 @@ namespace restkv {
 struct PrefillReport {
   double seconds = 0.0;
   /// embed, norm, gemm (linear layers), rope, activation, exchange (K/V gather, tensor-parallel sums), attention,
-  /// scoring, select, compact (with re-sharding), logits.
+  /// scoring, select, evict_exchange (the exchanges of both), compact (with re-sharding), logits.
   std::vector<PhaseTime> phases;
   double seconds_of(std::string_view phase) const;  ///< 0 for a phase that did not run
-  double evict_seconds = 0.0;                       ///< scoring, select and compact
+  double evict_seconds = 0.0;                       ///< scoring, select, evict_exchange and compact
   int64_t exchange_bytes = 0;                       ///< sent by this rank for K/V gather and tensor-parallel sums
   int64_t evict_bytes = 0;                          ///< sent by this rank for the decision
   int64_t reshard_bytes = 0;                        ///< sent by this rank to bring kept rows to their decoding ranks

@@ -40,7 +40,9 @@ Transformer::Transformer(Context& ctx, const ProcessGrid& grid, const ModelConfi
       plan_(make_shard_plan(config, grid.sequence_size(), grid.tensor_size(), grid.sequence_rank(), grid.tensor_rank(),
                             options.decode)),
       frequencies_(rope_frequencies(config.rope, config.d)),
-      evictor_(std::make_unique<Evictor>(ctx, grid.sequence(), grid.tensor(), plan_.resident.heads, cache)),
+      evict_sequence_(grid.sequence(), "evict_exchange"),
+      evict_tensor_(grid.tensor(), "evict_exchange"),
+      evictor_(std::make_unique<Evictor>(ctx, evict_sequence_, evict_tensor_, plan_.resident.heads, cache)),
       decode_evictor_(make_decode_evictor(cache)),
       peer_memory_(options.peer_memory),
       timeout_s_(options.timeout_s) {
@@ -57,7 +59,7 @@ Transformer::Transformer(Context& ctx, const ProcessGrid& grid, const ModelConfi
 void Transformer::set_cache(const CacheConfig& cache) {
   check_positions(cache);
   const HeadLayout& heads = plan_.resident.heads;
-  auto evictor = std::make_unique<Evictor>(ctx_, grid_.sequence(), grid_.tensor(), heads, cache);
+  auto evictor = std::make_unique<Evictor>(ctx_, evict_sequence_, evict_tensor_, heads, cache);
   auto decode_evictor = make_decode_evictor(cache);
   for (LayerWeights& w : weights_.layers) {
     if (!evictor->needs_output_factors())

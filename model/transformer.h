@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "dist/base/phase_clock.h"
+#include "dist/comm/phased_communicator.h"
 #include "dist/comm/process_grid.h"
 #include "kvcache/config.h"
 #include "kvcache/decode/decode_evictor.h"
@@ -192,6 +193,7 @@ class Transformer {
   CacheConfig cache_config_;
   ShardPlan plan_;
   std::vector<float> frequencies_;
+  PhasedCommunicator evict_sequence_, evict_tensor_;  // the groups as the evictor uses them
   std::unique_ptr<Evictor> evictor_;
   std::unique_ptr<Communicator> self_ = make_self_communicator("rows");
   std::unique_ptr<DecodeEvictor> decode_evictor_;  // null: nothing is evicted while decoding

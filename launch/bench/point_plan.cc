@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "model/ops/decode_linear.h"
+
 namespace restkv {
 
 bool raise_positions(const RunConfig& config, const std::vector<BenchLayout>& sweep, ModelConfig* model) {
@@ -28,6 +30,8 @@ PlanInput point_input(const Checkpoint& checkpoint, const RunConfig& point, cons
 std::string refusal_of(const PlanInput& input, const MemoryPlan& plan, int ranks_sharing, int64_t available) {
   const CacheConfig& cache = input.config.cache;
   int64_t positions = input.model.max_positions, budget = cache.budget.resolve(input.L);
+  if (input.device == Device::gpu && input.batch > kMaxDecodeBatch)
+    return fmt::format("a batch of {} sequences; GPUs decode at most {} together", input.batch, kMaxDecodeBatch);
   if (input.L > positions || input.new_tokens > decode_room(input.model, cache, input.L))
     return fmt::format("{} tokens and {} decode steps exceed the model's {} positions", input.L, input.new_tokens,
                        positions);

@@ -106,6 +106,20 @@ DecodeCost cost_of(const BenchPoint& point, const BenchSetting& setting) {
 
 int64_t ranks_of(const BenchPoint& point) { return point.layout.sequence * point.layout.tensor; }
 
+/// A phase's part of the prefill, on the rank that waited least for others in it.
+double phase_share(const BenchResult& r, std::string_view name) {
+  for (const PhaseTime& p : r.prefill_phases)
+    if (p.name == name) return p.least_seconds / r.prefill_s;
+  return 0.0;
+}
+
+double evict_share(const BenchResult& r) {
+  if (!r.report.evicted) return 0.0;
+  double share = 0.0;
+  for (const char* phase : {"scoring", "select", "evict_exchange", "compact"}) share += phase_share(r, phase);
+  return share;
+}
+
 Json prefill_json(const BenchPoint& point, const BenchSetting& setting) {
   const BenchResult& r = point.result;
   PrefillCost cost = prefill_cost(setting.model, point.context);
@@ -118,6 +132,8 @@ Json prefill_json(const BenchPoint& point, const BenchSetting& setting) {
           {"flops", {{"linear", cost.linear}, {"attention", cost.attention}, {"head", cost.head}}},
           {"memory_work", {{"elementwise", digits(point.work.elementwise)}, {"scoring", digits(point.work.scoring)}}},
           {"sent_by_layer", r.report.layer_bytes},
+          {"evict_share", digits(evict_share(r), 4)},
+          {"evict_exchange_share", digits(phase_share(r, "evict_exchange"), 4)},
           {"phases", to_json(r.prefill_phases)}};
 }
 
@@ -126,6 +142,7 @@ Json decode_json(const BenchPoint& point, const BenchSetting& setting) {
   DecodeCost cost = cost_of(point, setting);
   double rate = cost.bytes / r.step_s;
   return {{"ms", digits(r.step_s * 1e3)},
+          {"mean_ms", digits(r.step_mean_s * 1e3)},
           {"p95_ms", digits(r.step_p95_s * 1e3)},
           {"steps", r.step_seconds.size()},
           {"tokens_per_s", digits(static_cast<double>(point.batch) / r.step_s)},
@@ -295,9 +312,10 @@ std::string bench_table(const std::vector<BenchPoint>& points, const BenchSettin
                                 setting.ceilings.ranks == 1 ? "" : "s", setting.ceilings.gemm_flops / 1e12,
                                 setting.ceilings.copy_bytes / 1e12);
   out += fmt::format(
-      "{:>7} {:<14} {:>7} {:>8} {:>5} {:>10} {:>8} {:>6} {:>9} {:>10} {:>9} {:>9} {:>8} {:>6} {:>10} {:>10}\n",
-      "layout", "policy", "budget", "context", "batch", "prefill s", "TFLOP/s", "share", "evict s", "decode ms",
-      "p95 ms", "tokens/s", "TB/s", "share", "cache", "peak");
+      "{:>7} {:<14} {:>7} {:>8} {:>5} {:>10} {:>8} {:>6} {:>9} {:>6} {:>6} {:>10} {:>9} {:>9} {:>8} {:>6} {:>10} "
+      "{:>10}\n",
+      "layout", "policy", "budget", "context", "batch", "prefill s", "TFLOP/s", "share", "evict s", "share", "exch.",
+      "decode ms", "p95 ms", "tokens/s", "TB/s", "share", "cache", "peak");
   for (const BenchPoint& point : points) {
     Json budget = budget_of(point);
     out +=
@@ -312,11 +330,14 @@ std::string bench_table(const std::vector<BenchPoint>& points, const BenchSettin
     double flops = prefill_cost(setting.model, point.context).total() / r.prefill_s;
     double bytes = cost_of(point, setting).bytes / r.step_s;
     out += fmt::format(
-        "{:>10.3f} {:>8.4g} {:>5.1f}% {:>9.4f} {:>10.3f} {:>9.3f} {:>9.1f} {:>8.4g} {:>5.1f}% {:>10} {:>10}\n",
+        "{:>10.3f} {:>8.4g} {:>5.1f}% {:>9.4f} {:>5.2f}% {:>5.2f}% {:>10.3f} {:>9.3f} {:>9.1f} {:>8.4g} {:>5.1f}% "
+        "{:>10} "
+        "{:>10}\n",
         r.prefill_s, flops / 1e12, 100.0 * flops / setting.ceilings.of(ranks_of(point)).gemm_flops,
-        r.report.evict_seconds, r.step_s * 1e3, r.step_p95_s * 1e3, static_cast<double>(point.batch) / r.step_s,
-        bytes / 1e12, 100.0 * bytes / setting.ceilings.of(ranks_of(point)).copy_bytes,
-        format_bytes(r.report.cache_bytes), format_bytes(*std::max_element(r.peak_bytes.begin(), r.peak_bytes.end())));
+        r.report.evict_seconds, 100.0 * evict_share(r), 100.0 * phase_share(r, "evict_exchange"), r.step_s * 1e3,
+        r.step_p95_s * 1e3, static_cast<double>(point.batch) / r.step_s, bytes / 1e12,
+        100.0 * bytes / setting.ceilings.of(ranks_of(point)).copy_bytes, format_bytes(r.report.cache_bytes),
+        format_bytes(*std::max_element(r.peak_bytes.begin(), r.peak_bytes.end())));
   }
   return out + comparison_table(points, setting);
 }

@@ -8,6 +8,7 @@
 #include "dist/base/error.h"
 #include "launch/config/key_kinds.h"
 #include "launch/config/nearest.h"
+#include "model/ops/decode_linear.h"
 
 namespace restkv {
 namespace {
@@ -228,7 +229,7 @@ std::vector<KeySpec> generate_keys() {
           "generate.batch", "requests", kSpeed,
           "Requests that are decoded together, after one prefill each. Their results are those of one at a time; "
           "above 1 the text is printed when a request is done instead of token by token.",
-          1, 32, FIELD(generate.batch)),
+          1, kMaxDecodeBatch, FIELD(generate.batch)),
       real_key("generate.temperature", "", kResults, "0: greedy. Above: sampling at this temperature.", 0.0, 100.0,
                FIELD(generate.temperature)),
       integer_key("generate.top_k", "tokens", kResults, "Sample among the k likeliest tokens. 0: all.", 0, kMost,
@@ -270,8 +271,8 @@ std::vector<KeySpec> bench_keys() {
                 FIELD(bench.policies)),
       budgets_key("bench.budgets", "tokens", kNeither, "Values of `cache.budget`; `full` runs once, without any.",
                   FIELD(bench.budgets)),
-      integers_key("bench.batch", "prompts", kNeither, "Prompts that are decoded together.", 1, 65536,
-                   FIELD(bench.batch)),
+      integers_key("bench.batch", "prompts", kNeither, "Prompts that are decoded together; GPUs take 64 at most.", 1,
+                   65536, FIELD(bench.batch)),
       texts_key("bench.layouts", kNeither,
                 "Layouts, sequence x tensor: `2x1`. One of fewer ranks than the run runs on the first of them, the "
                 "others wait. "

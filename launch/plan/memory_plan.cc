@@ -10,6 +10,7 @@
 #include "launch/plan/eviction_cost.h"
 #include "launch/results/record.h"
 #include "model/ops/attention_prefill.h"
+#include "model/ops/decode_splits.h"
 #include "model/prefill_chunks.h"
 #include "model/transformer.h"
 
@@ -94,6 +95,18 @@ int64_t rotated_keys_bytes(const PlanInput& input, int64_t cache_bytes) {
   const int64_t layers = deals_to_layers(input.config.cache.allocation) ? 2 : 1;
   const int64_t at_once = input.device == Device::gpu ? input.batch : 1;
   return layers * cache_bytes * at_once / (input.batch + input.held) / (2 * input.model.layers);
+}
+
+/// GPUs: what a step of the batch needs beside the cache that grows with it: logits of the vocabulary (and, of several
+/// ranks, what comes from the others), and the splits of attention.
+int64_t step_bytes(const PlanInput& input, const Shard& decode) {
+  if (input.device == Device::cpu) return 0;
+  const bool per_query = input.config.cache.granularity == Granularity::query_head;
+  const int64_t Hq = decode.heads.Hq_lc(), cache_heads = per_query ? Hq : decode.heads.Hkv_lc();
+  int64_t row = input.model.vocab * kF32;
+  if (input.ranks() > 1 && input.batch > 1) row += (input.model.vocab + decode.vocab.size()) * kF32;
+  row += Hq * max_decode_splits(cache_heads) * (input.model.d + 2) * kF32;
+  return input.batch * row;
 }
 
 }  // namespace
@@ -186,8 +199,9 @@ MemoryPlan plan_memory(const PlanInput& input, int rank) {
     plan.activations += L_lc * (q + heads) * kF32 + block * (q * size.activation + heads * kF32);
   }
   // What decoding holds beside the cache, it holds when the prefill is over.
-  plan.scratch = std::max(eviction_scratch_bytes(input, shard, rank),
-                          rotated_keys_bytes(input, plan.cache) - plan.layer_kv - plan.activations);
+  plan.scratch = std::max(
+      eviction_scratch_bytes(input, shard, rank),
+      rotated_keys_bytes(input, plan.cache) + step_bytes(input, shard.decode) - plan.layer_kv - plan.activations);
   return plan;
 }
 

@@ -1,5 +1,5 @@
 // The first half of the MLP: both products and the activation in one launch.
-#include "model/ops/decode_linear_kernel.cuh"
+#include "model/ops/decode_linear_launch.cuh"
 
 namespace restkv::gpu {
 namespace {

@@ -22,7 +22,8 @@
 
 namespace restkv {
 
-inline constexpr int64_t kMaxDecodeBatch = 32;
+/// Sequences that are decoded together on a GPU at most (kMaxAttentionBatch of attention_decode.h holds as many).
+inline constexpr int64_t kMaxDecodeBatch = 64;
 
 /// Elements of x per partial sum of squares.
 inline constexpr int64_t kSquareSumRows = 16;
@@ -97,6 +98,14 @@ void decode_logits(Context&, const DecodeStream&, double eps, const MatrixView& 
 }  // namespace cpu
 
 namespace gpu {
+/// How products run: `streamed` (decode_linear_kernel.cuh), `shared` among the blocks of a cluster
+/// (decode_linear_cluster.cuh), or as the batch says. The bits are the same. Process-wide, for tests and measurements;
+/// a captured graph keeps what it was captured with.
+enum class DecodeKernel { automatic, streamed, shared };
+inline DecodeKernel decode_kernel = DecodeKernel::automatic;
+/// Larger batches are `shared`.
+inline constexpr int kStreamedBatch = kMaxDecodeBatch;
+
 // In stream order; launched so that their first weights are fetched while the kernel before them ends.
 void decode_embed(Context&, const Tensor& tokens, const Tensor& table, Range vocab, const Tensor& norm,
                   const DecodeStream&, float scale);

@@ -1,5 +1,5 @@
 // Products whose rows stand alone: into the residual stream, and plain.
-#include "model/ops/decode_linear_kernel.cuh"
+#include "model/ops/decode_linear_launch.cuh"
 
 namespace restkv::gpu {
 namespace {

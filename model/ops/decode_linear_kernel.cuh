@@ -103,6 +103,19 @@ __device__ inline void mma(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2,
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
+/// One step of a tile's 16 rows.
+struct RowFragments {
+  uint4 low, high;
+};
+__device__ inline RowFragments read_rows(uint32_t from, int tile) {
+  return {read_fragment(from + 2 * tile * kFragmentBytes), read_fragment(from + (2 * tile + 1) * kFragmentBytes)};
+}
+
+__device__ inline void multiply(float (&c)[4], const RowFragments& a, const uint4& b) {
+  mma(c, a.low.x, a.high.x, a.low.y, a.high.y, b.x, b.y);
+  mma(c, a.low.z, a.high.z, a.low.w, a.high.w, b.z, b.w);
+}
+
 /// Steps of a warp per tile; the same for all warps (the last ones may be empty).
 __host__ __device__ inline int steps_of(int k) {
   int chunks = (k + kChunk - 1) / kChunk;
@@ -193,19 +206,21 @@ struct Feeder {
   }
 };
 
-// 1 / sqrt(mean(x^2) + eps) of every sequence, one warp each; 0 for columns without one.
-__device__ inline void norm_scales(const Activations& in, int columns, float* scales) {
-  int lane = threadIdx.x % 32;
-  for (int b = threadIdx.x / 32; b < columns; b += kWarps) {
-    float scale = b < in.batch ? 1.0f : 0.0f;
-    if (in.square_sums != nullptr && b < in.batch) {
-      const float* sums = in.square_sums + static_cast<int64_t>(b) * in.parts;
-      float sum = 0.0f;
+// 1 / sqrt(mean(x^2) + eps) of sequence b, by a warp; 1 without a norm, 0 for columns without a sequence.
+__device__ inline float norm_scale(const Activations& in, int b) {
+  if (b >= in.batch) return 0.0f;
+  if (in.square_sums == nullptr) return 1.0f;
+  const float* sums = in.square_sums + static_cast<int64_t>(b) * in.parts;
+  float sum = 0.0f;
 #pragma unroll 8
-      for (int p = lane; p < in.parts; p += 32) sum += __ldcg(sums + p);
-      scale = rsqrtf(warp_sum(sum) / in.hidden + in.eps);
-    }
-    if (lane == 0) scales[b] = scale;
+  for (int p = threadIdx.x % 32; p < in.parts; p += 32) sum += __ldcg(sums + p);
+  return rsqrtf(warp_sum(sum) / in.hidden + in.eps);
+}
+
+__device__ inline void norm_scales(const Activations& in, int columns, float* scales) {
+  for (int b = threadIdx.x / 32; b < columns; b += kWarps) {
+    float scale = norm_scale(in, b);
+    if (threadIdx.x % 32 == 0) scales[b] = scale;
   }
 }
 
@@ -277,17 +292,25 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
     for (int s = 0; s < feeder.steps; ++s) {
       wait_groups<L::kSlots - 1>();
       uint32_t from = feeder.ring + slot * L::kSlot;
-      uint4 b[NT];
+      if constexpr (NT <= 4) {
+        uint4 b[NT];
 #pragma unroll
-      for (int n = 0; n < NT; ++n) b[n] = feeder.read_x(slot, s, n);
+        for (int n = 0; n < NT; ++n) b[n] = feeder.read_x(slot, s, n);
 #pragma unroll
-      for (int r = 0; r < RT; ++r) {
-        uint4 low = read_fragment(from + 2 * r * kFragmentBytes),
-              high = read_fragment(from + (2 * r + 1) * kFragmentBytes);
+        for (int r = 0; r < RT; ++r) {
+          RowFragments a = read_rows(from, r);
+#pragma unroll
+          for (int n = 0; n < NT; ++n) multiply(acc[r][n], a, b[n]);
+        }
+      } else {  // registers: rows of w are the fewer fragments
+        RowFragments a[RT];
+#pragma unroll
+        for (int r = 0; r < RT; ++r) a[r] = read_rows(from, r);
 #pragma unroll
         for (int n = 0; n < NT; ++n) {
-          mma(acc[r][n], low.x, high.x, low.y, high.y, b[n].x, b[n].y);
-          mma(acc[r][n], low.z, high.z, low.w, high.w, b[n].z, b[n].w);
+          uint4 b = feeder.read_x(slot, s, n);
+#pragma unroll
+          for (int r = 0; r < RT; ++r) multiply(acc[r][n], a[r], b);
         }
       }
       if (issued < total) {
@@ -323,42 +346,6 @@ void launch_groups(Context& ctx, const Op& op, int tiles, const Activations& in)
 template <int Resident>
 bool fits(const Activations& in) {
   return Layout<1, 1, Resident>::kShared + kWarps * steps_of(in.k) * resident_step(in.batch) <= kSharedPerBlock;
-}
-
-/// Runs the product of `tiles` tiles. Preconditions: those of decode_linear.h. Streamed activations are read again for
-/// every group of RT tiles: large batches want large groups, small matrices groups enough for all places on the SMs.
-/// (The limits are measured: H200, shapes of an 8B model, tests/bench/decode_linear_bench.cc.)
-template <class Op>
-void launch_product(Context& ctx, const Op& op, int64_t tiles64, const Activations& in) {
-  if (tiles64 == 0) return;
-  int tiles = static_cast<int>(tiles64), places = kBlocksPerSm * ctx.gpu()->multiprocessors();
-  if (in.batch <= 8) {
-    if (tiles <= places) return launch_groups<1, 1>(ctx, op, tiles, in);
-    if (fits<9>(in)) return launch_groups<1, 1, 9>(ctx, op, tiles, in);
-    if (fits<5>(in)) return launch_groups<1, 1, 5>(ctx, op, tiles, in);
-    return launch_groups<2, 1>(ctx, op, tiles, in);
-  }
-  if (in.batch <= 16) {
-    if (tiles <= 2 * places) return launch_groups<2, 2>(ctx, op, tiles, in);
-    return launch_groups<3, 2>(ctx, op, tiles, in);
-  }
-  if (tiles <= places) return launch_groups<2, 4>(ctx, op, tiles, in);
-  launch_groups<3, 4>(ctx, op, tiles, in);
-}
-
-inline Activations plain_activations(const MatrixView& in) {
-  return {in.row<Half>(0), in.ld, static_cast<int>(in.cols), static_cast<int>(in.rows), nullptr, 0, 1.0f, 0.0f};
-}
-
-inline Activations normed_activations(const DecodeStream& stream, double eps) {
-  return {static_cast<const Half*>(stream.weighted.raw()),
-          stream.hidden(),
-          static_cast<int>(stream.hidden()),
-          static_cast<int>(stream.batch()),
-          stream.square_sums.data<float>(),
-          static_cast<int>(stream.square_sums.size(1)),
-          static_cast<float>(stream.hidden()),
-          static_cast<float>(eps)};
 }
 
 }  // namespace restkv::gpu::decode

@@ -1,5 +1,5 @@
 // Query, key and value projections in one launch, with bias and rotation.
-#include "model/ops/decode_linear_kernel.cuh"
+#include "model/ops/decode_linear_launch.cuh"
 
 namespace restkv::gpu {
 namespace {

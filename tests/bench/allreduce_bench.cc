@@ -107,7 +107,7 @@ int run(int argc, char** argv) {
   auto nccl = make_nccl_communicator(ctx, *control, nccl_options);
   const int64_t hidden = argc > 1 ? std::atoll(argv[1]) : 4096;
   Bench bench(ctx, *control, *nccl, hidden);
-  for (int64_t batch : {1, 2, 4, 8, 16, 32}) bench.measure(batch);
+  for (int64_t batch : {1, 2, 4, 8, 16, 32, 64}) bench.measure(batch);
   return 0;
 }
 

@@ -1,6 +1,7 @@
 // The matrix products of a decode step at the shapes of Llama-3.1-8B (32 layers, random weights, 15 GB), each inside a
-// CUDA graph: time and bytes of weights per second, product by product and as the chain of a whole step, beside
-// cuBLASLt's (gemm.h) in the same run. Usage: decode_linear_bench [batch ...]
+// CUDA graph: time and bytes of weights per second, product by product and as the chain of a whole step, by both
+// kernels (streamed, shared: decode_linear.h) and by cuBLASLt (gemm.h, without norms, rotation, activation and
+// residual) in the same run. Usage: decode_linear_bench [batch ...]
 #include <algorithm>
 #include <cstdio>
 #include <functional>
@@ -145,39 +146,48 @@ double microseconds(Context& ctx, const std::function<void()>& enqueue) {
   return times[times.size() / 2];
 }
 
-void print(const char* name, double bytes, double ours, double blas) {
-  std::printf("  %-8s %9.2f us %6.2f TB/s   cuBLASLt %9.2f us %6.2f TB/s   x%.2f\n", name, ours, bytes / ours / 1e6,
-              blas, bytes / blas / 1e6, blas / ours);
+// One line: streamed, shared, cuBLASLt.
+void compare(Context& ctx, const char* name, double bytes, int times, const std::function<void()>& ours,
+             const std::function<void()>& blas) {
+  auto by = [&](gpu::DecodeKernel kernel) {
+    gpu::decode_kernel = kernel;
+    const double us = microseconds(ctx, ours) / times;
+    gpu::decode_kernel = gpu::DecodeKernel::automatic;
+    return us;
+  };
+  const double streamed = by(gpu::DecodeKernel::streamed), shared = by(gpu::DecodeKernel::shared),
+               library = microseconds(ctx, blas) / times;
+  std::printf("  %-8s streamed %9.2f us %5.2f TB/s   shared %9.2f us %5.2f TB/s   cuBLASLt %9.2f us %5.2f TB/s\n", name,
+              streamed, bytes / streamed / 1e6, shared, bytes / shared / 1e6, library, bytes / library / 1e6);
 }
 
 void measure(Context& ctx, Step& step, int64_t n) {
   std::printf("batch %d\n", static_cast<int>(n));
-  auto per_layer = [&](const std::function<void(int)>& body) {
-    return microseconds(ctx,
-                        [&] {
-                          for (int i = 0; i < kLayers; ++i) body(i);
-                        }) /
-           kLayers;
+  auto layers = [](const std::function<void(int)>& body) {
+    return [body] {
+      for (int i = 0; i < kLayers; ++i) body(i);
+    };
   };
   step.embed(n);
   double H = kHidden, layer = 2 * H * (kQ + 2 * kKv + kQ + 3 * kMlp), head = 2 * H * kVocab;
-  print("qkv", 2 * H * (kQ + 2 * kKv), per_layer([&](int i) { step.qkv(i, n); }),
-        per_layer([&](int i) { step.blas(&Layer::qkv, i, n); }));
-  print("o", 2 * H * kQ, per_layer([&](int i) { step.o(i, n); }),
-        per_layer([&](int i) { step.blas(&Layer::o, i, n); }));
-  print("gate+up", 4 * H * kMlp, per_layer([&](int i) { step.gate_up(i, n); }),
-        per_layer([&](int i) { step.blas(&Layer::gate_up, i, n); }));
-  print("down", 2 * H * kMlp, per_layer([&](int i) { step.down(i, n); }),
-        per_layer([&](int i) { step.blas(&Layer::down, i, n); }));
-  print("logits", head, microseconds(ctx, [&] { step.logits(n); }), microseconds(ctx, [&] { step.blas_logits(n); }));
-  print("step", kLayers * layer + head, microseconds(ctx, [&] { step.all(n); }),
-        microseconds(ctx, [&] { step.blas_all(n); }));
+  compare(ctx, "qkv", 2 * H * (kQ + 2 * kKv), kLayers, layers([&](int i) { step.qkv(i, n); }),
+          layers([&](int i) { step.blas(&Layer::qkv, i, n); }));
+  compare(ctx, "o", 2 * H * kQ, kLayers, layers([&](int i) { step.o(i, n); }),
+          layers([&](int i) { step.blas(&Layer::o, i, n); }));
+  compare(ctx, "gate+up", 4 * H * kMlp, kLayers, layers([&](int i) { step.gate_up(i, n); }),
+          layers([&](int i) { step.blas(&Layer::gate_up, i, n); }));
+  compare(ctx, "down", 2 * H * kMlp, kLayers, layers([&](int i) { step.down(i, n); }),
+          layers([&](int i) { step.blas(&Layer::down, i, n); }));
+  compare(
+      ctx, "logits", head, 1, [&] { step.logits(n); }, [&] { step.blas_logits(n); });
+  compare(
+      ctx, "step", kLayers * layer + head, 1, [&] { step.all(n); }, [&] { step.blas_all(n); });
 }
 
 int run(int argc, char** argv) {
   std::vector<int64_t> batches;
   for (int i = 1; i < argc; ++i) batches.push_back(std::atoi(argv[i]));
-  if (batches.empty()) batches = {1, 2, 4, 8, 16, 32};
+  if (batches.empty()) batches = {1, 8, 16, 32, 64};
   Context ctx(Context::Options{Device::gpu, 1});
   Step step(ctx);
   std::printf("%s\n", ctx.gpu()->describe().c_str());

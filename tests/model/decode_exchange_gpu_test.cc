@@ -36,7 +36,7 @@ class DecodeExchange : public ::testing::Test {
     options.device_index = testing::mpi_runtime().local_rank() % count;
     gpu = std::make_unique<Context>(options);
     shared = testing::mpi_runtime().local_size() > count;
-    peers = map(32 * 4096);
+    peers = map(kMaxDecodeBatch * 4096);
   }
   void TearDown() override {
     peers.reset();
@@ -92,7 +92,7 @@ class DecodeExchange : public ::testing::Test {
 TEST_F(DecodeExchange, SumEqualsPlainSum) {
   uint64_t seed = 1;
   for (int64_t H : {4096, 2056, 1000, 24, 7, 1})
-    for (int64_t batch : {1, 2, 3, 8, 32})
+    for (int64_t batch : {1, 2, 3, 8, 32, 64})
       for (bool replace : {false, true}) {
         seed += 100;
         const std::string what = fmt::format("H {}, batch {}, replace {}", H, batch, replace);
@@ -118,7 +118,7 @@ TEST_F(DecodeExchange, SumEqualsPlainSum) {
 TEST_F(DecodeExchange, ManyRounds) {
   constexpr int kBuffers = 8;
   const int launches = shared ? 4 : 20, per_graph = 64, eager = shared ? 100 : 1000;
-  for (int64_t batch : {1, 5, 32}) {
+  for (int64_t batch : {1, 5, 64}) {
     const int64_t H = 1024, n = batch * H;
     const Tensor norm = upload(random_values(3, H), {H});
     const Tensor sleep = gpu->empty(DType::u8, {int64_t{64} << 20});

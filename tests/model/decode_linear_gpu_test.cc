@@ -223,8 +223,8 @@ class DecodeShapes : public DecodeGpu, public ::testing::WithParamInterface<Shap
 
 TEST_P(DecodeShapes, AsOnTheCpu) {
   const Shape8& s = GetParam();
-  for (int64_t batch : {1, 2, 3, 8, 9, 17, 32}) {
-    if (s.H == 4096 && batch != 1 && batch != 8 && batch != 32) continue;  // the CPU's time
+  for (int64_t batch : {1, 2, 3, 8, 9, 17, 32, 33, 57, 64}) {
+    if (s.H == 4096 && batch != 1 && batch != 8 && batch != 32 && batch != 64) continue;  // the CPU's time
     SCOPED_TRACE("batch " + std::to_string(batch));
     start(s, batch);
     compare_qkv(s, batch, batch % 2 == 1);
@@ -275,8 +275,9 @@ TEST_F(DecodeGpu, TokensOfOtherRanksAreZeros) {
 TEST_F(DecodeGpu, RefusesWhatItCannotRead) {
   Both in = activations(1, 20, 1), w = weights(8, 20, 2), y = result(1, 8, DType::f32);
   EXPECT_THROW(decode_partial(*gpu, in.gpu(), w.gpu(), y.gpu()), RuntimeFailure);  // 20 columns
-  Both in2 = activations(33, 64, 1), w2 = weights(8, 64, 2), y2 = result(33, 8, DType::f32);
-  EXPECT_THROW(decode_partial(*gpu, in2.gpu(), w2.gpu(), y2.gpu()), RuntimeFailure);  // 33 sequences
+  const int64_t many = kMaxDecodeBatch + 1;
+  Both in2 = activations(many, 64, 1), w2 = weights(8, 64, 2), y2 = result(many, 8, DType::f32);
+  EXPECT_THROW(decode_partial(*gpu, in2.gpu(), w2.gpu(), y2.gpu()), RuntimeFailure);
 }
 
 // One step of a small model, every result in one place; all of it can be captured.
@@ -302,6 +303,12 @@ struct SmallModel {
     decode_residual(ctx, rows(mlp), down.gpu(), norm, x);
     decode_logits(ctx, x, kEps, table.gpu(), rows(logits));
   }
+};
+
+// Products run by one kernel while it lives.
+struct ByKernel {
+  explicit ByKernel(gpu::DecodeKernel kernel) { gpu::decode_kernel = kernel; }
+  ~ByKernel() { gpu::decode_kernel = gpu::DecodeKernel::automatic; }
 };
 
 class DecodeStep : public DecodeGpu, public ::testing::WithParamInterface<Shape8> {
@@ -335,6 +342,7 @@ class DecodeStep : public DecodeGpu, public ::testing::WithParamInterface<Shape8
     gpu->gpu()->to_device(m.tokens.raw(), tokens.data(), m.tokens.bytes());
     gpu->gpu()->to_device(m.positions.raw(), positions.data(), m.positions.bytes());
   }
+  void check_graphs();
   std::vector<std::vector<char>> results(const SmallModel& m, int64_t n) {
     std::vector<std::vector<char>> all;
     for (const Tensor* t :
@@ -348,7 +356,7 @@ TEST_P(DecodeStep, EverySequenceIsIndependentOfTheBatch) {
   SmallModel m = make(GetParam());
   m.run(*gpu, kMaxDecodeBatch);
   auto whole = results(m, kMaxDecodeBatch);
-  for (int64_t n : {1, 2, 3, 7, 8, 9, 15, 16, 17, 24, 31}) {
+  for (int64_t n : {1, 2, 3, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 40, 49, 63}) {
     m.run(*gpu, n);
     auto part = results(m, n);
     for (size_t i = 0; i < part.size(); ++i)
@@ -356,10 +364,57 @@ TEST_P(DecodeStep, EverySequenceIsIndependentOfTheBatch) {
   }
 }
 
+// Whatever reads the activations, streamed or shared by a cluster of blocks, resident or in phases: the same bits.
+TEST_P(DecodeStep, BothKernelsGiveTheSameBits) {
+  SmallModel m = make(GetParam());
+  const char* names[] = {"q", "k", "v", "mlp", "logits", "x", "weighted", "square sums"};
+  int32_t step = 0;
+  for (int64_t n : {1, 2, 8, 9, 16, 17, 24, 31, 32, 33, 40, 57, 63, 64}) {
+    set(m, ++step);  // what an earlier batch left would not pass
+    std::vector<std::vector<char>> shared, streamed;
+    {
+      ByKernel by(gpu::DecodeKernel::shared);
+      m.run(*gpu, n);
+      shared = results(m, n);
+    }
+    {
+      ByKernel by(gpu::DecodeKernel::streamed);
+      m.run(*gpu, n);
+      streamed = results(m, n);
+    }
+    for (size_t i = 0; i < shared.size(); ++i) {
+      size_t different = 0, first = 0;
+      for (size_t at = shared[i].size(); at-- > 0;)
+        if (shared[i][at] != streamed[i][at]) ++different, first = at;
+      EXPECT_EQ(different, 0u) << "batch " << n << ", " << names[i] << ": byte " << first << " first, of "
+                               << shared[i].size();
+    }
+  }
+}
+
+// The same launches over and over, back to back: a block that runs ahead of its cluster shows.
+TEST_P(DecodeStep, SharedKernelRepeats) {
+  SmallModel m = make(GetParam());
+  ByKernel by(gpu::DecodeKernel::shared);
+  for (int64_t n : {16, 32, 64}) {
+    m.run(*gpu, n);
+    const auto want = results(m, n);
+    for (int i = 0; i < 50; ++i) m.run(*gpu, n);
+    EXPECT_EQ(want, results(m, n)) << "batch " << n;
+  }
+}
+
 TEST_P(DecodeStep, AGraphDoesWhatTheCallsDo) {
+  for (gpu::DecodeKernel kernel : {gpu::DecodeKernel::automatic, gpu::DecodeKernel::shared}) {
+    ByKernel by(kernel);
+    check_graphs();
+  }
+}
+
+void DecodeStep::check_graphs() {
   SmallModel m = make(GetParam());
   cudaStream_t stream = stream_of(*gpu);
-  for (int64_t n : {1, 8, 12, 32}) {
+  for (int64_t n : {1, 8, 12, 32, 64}) {
     m.run(*gpu, n);  // kernels are loaded outside the capture
     cudaGraph_t graph;
     cudaGraphExec_t run;
@@ -386,7 +441,8 @@ TEST_P(DecodeStep, AGraphDoesWhatTheCallsDo) {
 
 INSTANTIATE_TEST_SUITE_P(Shapes, DecodeStep,
                          ::testing::Values(Shape8{576, 1536, 9, 3, 64, 4999}, Shape8{64, 176, 4, 1, 16, 96},
-                                           Shape8{4096, 6144, 32, 8, 128, 12000}));
+                                           Shape8{4096, 6144, 32, 8, 128, 12000}, Shape8{512, 14336, 8, 2, 64, 999},
+                                           Shape8{512, 7176, 8, 2, 64, 500}, Shape8{6144, 2048, 8, 2, 128, 6000}));
 
 }  // namespace
 }  // namespace restkv

@@ -64,6 +64,21 @@ TEST_F(DecodeRanks, RanksWithoutHeads) {
   check(testing::ranks_config(2, 1, 64), Granularity::kv_head, DecodeMode::tensor);
 }
 
+// As many members as there may be, over peer memory and by collectives.
+TEST_F(DecodeRanks, TheLargestBatch) {
+  testing::WholeModel whole(*ctx, testing::ranks_config(8, 4, 128), Granularity::kv_head);
+  for (DecodeMode mode : {DecodeMode::tensor, DecodeMode::sequence})
+    for (bool peer_memory : {true, false}) {
+      ProcessGrid grid = make_grid(control->size(), 1);
+      if (!peer_memory && grid.size() > 2) continue;  // a collective's order of sums may follow the message's size
+      testing::DecodeRank mine = rank();
+      auto model = testing::make_ranks_model(mine, grid, whole, mode, peer_memory);
+      SCOPED_TRACE(std::string(mode == DecodeMode::tensor ? "tensor, " : "sequence, ") +
+                   model->decode_groups().describe());
+      testing::expect_batches_equal_single(*model, whole, mine.graphs, static_cast<int>(kMaxDecodeBatch));
+    }
+}
+
 TEST_F(DecodeRanks, PhasesAndBytes) {
   ProcessGrid grid = make_grid(1, control->size());
   testing::WholeModel whole(*ctx, testing::ranks_config(8, 4, 128), Granularity::kv_head);

@@ -4,6 +4,8 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <functional>
+#include <numeric>
 
 #include "dist/base/activity.h"
 #include "dist/base/error.h"
@@ -11,6 +13,7 @@
 #include "model/checkpoint.h"
 #include "model/decode_batch.h"
 #include "model/families/family.h"
+#include "model/ops/decode_linear.h"
 #include "model/weights/random_source.h"
 #include "tests/gpu_test.h"
 #include "tests/model/run_model.h"
@@ -85,6 +88,7 @@ class TransformerGpu : public testing::GpuTest {
   }
 
   void compare_logits(const ModelConfig& config);
+  void expect_batch_equals_single(int members, int64_t prompt_step, const std::function<int(int)>& steps);
 
   Context cpu{Context::Options{Device::cpu, 8}};
   ProcessGrid grid{make_self_communicator(), 1, 1};
@@ -195,22 +199,25 @@ TEST_F(TransformerGpu, GraphEqualsEager) {
   }
 }
 
-TEST_F(TransformerGpu, BatchesGiveWhatSingleSequencesGive) {
+// Members of all lengths that leave one after the other; member i has prompt_step more tokens than the one before, and
+// draws steps(i) tokens.
+void TransformerGpu::expect_batch_equals_single(int members, int64_t prompt_step,
+                                                const std::function<int(int)>& steps) {
   ModelConfig config = small_config(6, 2, 64);
   auto model = make(*gpu, config, restkv_cache(100));
   SamplingConfig sampling{1.5, 0, 1.0, 11};
   std::vector<Sequence> together;
-  std::vector<std::vector<int32_t>> want, got(9);
-  for (int i = 0; i < 9; ++i) {
-    auto prompt = random_prompt(40 + 90 * i, config.vocab, 1000 + i);
+  std::vector<std::vector<int32_t>> want, got(static_cast<size_t>(members));
+  for (int i = 0; i < members; ++i) {
+    auto prompt = random_prompt(40 + prompt_step * i, config.vocab, 1000 + i);
     Sequence alone = prefill(*model, prompt, 4);
-    want.push_back(run_batch(*model, alone, sampling, 4 + 3 * i));
+    want.push_back(run_batch(*model, alone, sampling, steps(i)));
     together.push_back(prefill(*model, prompt, 40));
   }
-  std::vector<DecodeBatch::Member> members;
-  for (Sequence& s : together) members.push_back({&s, sampling, 5});
-  auto batch = make_decode_batch(*model, members);
-  std::vector<int> index(9);
+  std::vector<DecodeBatch::Member> joined;
+  for (Sequence& s : together) joined.push_back({&s, sampling, 5});
+  auto batch = make_decode_batch(*model, joined);
+  std::vector<int> index(static_cast<size_t>(members));
   std::iota(index.begin(), index.end(), 0);
   while (!index.empty()) {
     std::vector<int32_t> tokens(batch->tokens().begin(), batch->tokens().end()), next;
@@ -225,7 +232,26 @@ TEST_F(TransformerGpu, BatchesGiveWhatSingleSequencesGive) {
     }
     if (!index.empty()) batch->step(next);
   }
-  for (int i = 0; i < 9; ++i) EXPECT_EQ(got[i], want[i]) << i;
+  for (int i = 0; i < members; ++i) EXPECT_EQ(got[i], want[i]) << i;
+}
+
+TEST_F(TransformerGpu, BatchesGiveWhatSingleSequencesGive) {
+  expect_batch_equals_single(9, 90, [](int i) { return 4 + 3 * i; });
+}
+
+TEST_F(TransformerGpu, TheLargestBatchGivesWhatSingleSequencesGive) {
+  expect_batch_equals_single(static_cast<int>(kMaxDecodeBatch), 5, [](int i) { return 3 + i % 7 * 2; });
+}
+
+TEST_F(TransformerGpu, RefusesALargerBatch) {
+  ModelConfig config = small_config(6, 2, 64);
+  auto model = make(*gpu, config, full_cache());
+  auto prompt = random_prompt(20, config.vocab);
+  std::vector<Sequence> sequences;
+  std::vector<DecodeBatch::Member> members;
+  for (int64_t i = 0; i <= kMaxDecodeBatch; ++i) sequences.push_back(prefill(*model, prompt, 2));
+  for (Sequence& s : sequences) members.push_back({&s, {}, 0});
+  EXPECT_THROW(make_decode_batch(*model, members), RuntimeFailure);
 }
 
 TEST_F(TransformerGpu, AnErrorNamesRankLayerAndPhase) {
