@@ -156,6 +156,26 @@ TEST_F(CacheGpu, LengthsComeFromTheDevice) {
   EXPECT_EQ(cache.capacity_bytes(), 2 * 2 * (3 + 6) * 4 * 4);
 }
 
+// Lengths that only the device knows: storage grows for rows that are there, not for those that may be.
+TEST_F(CacheGpu, BoundsOfLengths) {
+  KvCache cache(*gpu, 1, 2, 8, DType::bf16);
+  cache.make_rows(0, 10, 2);
+  const std::vector<int32_t> left = {4, 9};
+  gpu->gpu()->to_device(cache.device_layer(0).length, left.data(), 8);
+  cache.cut_at_most(0, 0, 9);
+  cache.cut_at_most(0, 1, 12);  // no more than there were
+  EXPECT_THROW(cache.length(0, 1), RuntimeFailure);
+  const int64_t held = cache.capacity_bytes();
+  EXPECT_FALSE(cache.ensure_room(2));
+  cache.advance(2);
+  EXPECT_THROW(cache.advance(1), RuntimeFailure);
+  EXPECT_FALSE(cache.ensure_room(3));  // 12 rows are possible, the device has 9
+  EXPECT_EQ(cache.length(0, 0), 4);
+  EXPECT_EQ(cache.length(0, 1), 9);
+  EXPECT_EQ(cache.capacity_bytes(), held);
+  EXPECT_TRUE(cache.ensure_room(4));
+}
+
 // Heads with counts of their own, a bound on their sum, and sums beside the rows: no room is wasted, growth keeps all.
 TEST_F(CacheGpu, RaggedHeadsFollowEachOther) {
   const int64_t n = 500, heads = 5, d = 16, row_bytes = d * 2, ld = heads * d;

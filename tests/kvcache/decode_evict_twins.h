@@ -372,12 +372,13 @@ inline void EvictTwins::run(const RuleCase& c, const std::vector<int64_t>& promp
     if (i == steps / 2)
       for (Twin& twin : twins) capacity.push_back(twin.gpu.capacity_bytes());
   }
-  for (size_t t = 0; t < twins.size() && t < capacity.size(); ++t)
+  // Where heads have budgets of their own and rows are spread, storage follows what a rank happens to have.
+  for (size_t t = 0; t < twins.size() && t < capacity.size() && !(ragged && group.size() > 1); ++t)
     EXPECT_EQ(twins[t].gpu.capacity_bytes(), capacity[t]) << "storage grows";
   std::cout << fmt::format("{}, rank {} of {}: ", name_of_case(c), group.rank(), group.size()) << differ << " of "
             << decisions << " states differ, " << rows_differ << " of " << rows << " rows\n";
-  const bool exact =
-      c.policy == "streaming_llm" || c.policy == "sliding_window" || c.policy == "lacache" || c.policy == "random";
+  const bool exact = c.policy == "streaming_llm" || c.policy == "sliding_window" || c.policy == "lacache" ||
+                     c.policy == "random" || c.equal_keys;
   // Keys next to a cut; where scores are smoothed, windows that round to another width.
   const int64_t part = c.policy == "restkv" || c.policy == "snapkv" ? 100 : 500;
   EXPECT_LE(rows_differ * part, exact ? 0 : rows);

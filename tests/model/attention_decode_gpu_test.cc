@@ -376,8 +376,19 @@ TEST_F(AttentionDecodeGpu, MergeOfPartialResults) {
       merge_partial_attention(cpu, out.data(), lse.data(), parts, rows, d, expected.data());
       Tensor in = gpu->to_device(message.data(), DType::f32, {parts, stride});
       Tensor merged = gpu->to_device(poison.data(), DType::f32, {rows, d}), half = gpu->zeros(DType::bf16, {rows, d});
+      Tensor total = gpu->zeros(DType::f32, {rows});
       merge_partial_attention(*gpu, PartialMerge{in.data<float>(), in.data<float>() + rows * d, parts, stride, stride,
-                                                 rows, d, merged.data<float>(), half.raw()});
+                                                 rows, d, merged.data<float>(), half.raw(), total.data<float>()});
+      auto got_total = gpu->to_host<float>(total);
+      for (int64_t row = 0; row < rows; ++row) {
+        double sum = 0.0;
+        for (int64_t part = 0; part < parts; ++part) sum += std::exp(static_cast<double>(lse[part * rows + row]));
+        if (sum == 0.0) {
+          EXPECT_EQ(got_total[row], -INFINITY) << row;
+        } else {
+          EXPECT_NEAR(got_total[row], std::log(sum), testing::kLogSumExp) << row;
+        }
+      }
       auto got = gpu->to_host<float>(merged);
       auto got_half = gpu->to_host<bf16>(half);
       for (size_t i = 0; i < got.size(); ++i) {

@@ -178,6 +178,7 @@ TEST_F(DecodeExchange, MergeEqualsGatheredMerge) {
       }
       const Tensor gathered = upload(all, {size() * count});
       const Tensor want = gpu->empty(DType::bf16, {rows, d}), got = gpu->empty(DType::bf16, {rows, d});
+      const Tensor want_lse = gpu->empty(DType::f32, {rows}), got_lse = gpu->empty(DType::f32, {rows});
       PartialMerge merge;
       merge.out = gathered.data<float>();
       merge.lse = merge.out + rows * d;
@@ -186,13 +187,15 @@ TEST_F(DecodeExchange, MergeEqualsGatheredMerge) {
       merge.rows = rows;
       merge.d = d;
       merge.merged_bf16 = want.raw();
+      merge.merged_lse = want_lse.data<float>();
       merge_partial_attention(*gpu, merge);
       const float* own = gathered.data<float>() + rank() * count;
       dawdle(seed);
-      exchange_and_merge(*gpu, peers->view(), {own, own + rows * d, rows, d, got.raw()});
+      exchange_and_merge(*gpu, peers->view(), {own, own + rows * d, rows, d, got.raw(), got_lse.data<float>()});
       gpu->synchronize();
       peers->check("merge");
       expect_same<uint16_t>(got, want, fmt::format("d {}, {} rows", d, rows));
+      expect_same<float>(got_lse, want_lse, fmt::format("log-sum-exps, d {}, {} rows", d, rows));
     }
 }
 
