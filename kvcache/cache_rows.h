@@ -20,7 +20,7 @@ struct CacheRows {
   const std::vector<int64_t>* capacity = nullptr;   ///< [heads]
   int64_t row_bytes = 0;                            ///< of k and of v
   int64_t* sums = nullptr;                          ///< as DeviceKvLayer::sums
-  int32_t* slot = nullptr;                          ///< may be null; move_rows() alone reads it
+  int32_t* slot = nullptr;                          ///< may be null; store_rows() does not set it
 
   int64_t heads() const { return static_cast<int64_t>(first_row->size()); }
 };

@@ -89,11 +89,13 @@ struct Ragged {
   const void *k, *v;
   const int32_t* position;
   const int64_t* sums;
+  const int32_t* slot;
   const int64_t* from_first;
   const int32_t* lengths;
   void *to_k, *to_v;
   int32_t* to_position;
   int64_t* to_sums;
+  int32_t* to_slot;
   const int64_t* to_first;
   int row;  // in units of Vector
 };
@@ -109,6 +111,7 @@ __global__ void __launch_bounds__(kThreads) move_ragged(Ragged r) {
     if (i >= count) continue;
     r.to_position[to + i] = r.position[from + i];
     if (r.sums != nullptr) r.to_sums[to + i] = r.sums[from + i];
+    if (r.slot != nullptr) r.to_slot[to + i] = r.slot[from + i];
   }
 }
 
@@ -193,8 +196,8 @@ void move_ragged_rows(Context& ctx, const CacheRows& from, const int64_t* from_f
   if (heads == 0) return;
   const int64_t bytes = from.row_bytes;
   const int64_t vector = bytes % 16 == 0 ? 16 : bytes % 4 == 0 ? 4 : 2;  // storage begins at whole vectors
-  const Ragged r{from.k, from.v, from.position, from.sums, from_first, lengths,
-                 to.k,   to.v,   to.position,   to.sums,   to_first,   static_cast<int>(bytes / vector)};
+  const Ragged r{from.k, from.v, from.position, from.sums, from.slot, from_first, lengths,
+                 to.k,   to.v,   to.position,   to.sums,   to.slot,   to_first,   static_cast<int>(bytes / vector)};
   const auto kernel = vector == 16 ? move_ragged<uint4> : vector == 4 ? move_ragged<uint32_t> : move_ragged<uint16_t>;
   kernel<<<dim3(64, static_cast<unsigned>(heads)), kThreads, 0, stream_of(ctx)>>>(r);
   RESTKV_KERNEL_CHECK();

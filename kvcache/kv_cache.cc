@@ -53,6 +53,7 @@ void KvCache::allocate(Layer& layer, const std::vector<int64_t>& capacity) {
 // Of heads whose lengths only the device knows.
 void KvCache::begin_packed(Layer& layer, int64_t most, int64_t together, int64_t reserve) {
   layer.packed = true;
+  layer.laid_out = false;
   layer.known = false;
   layer.reserve = reserve;
   layer.length.assign(static_cast<size_t>(heads_), most);
@@ -62,6 +63,7 @@ void KvCache::begin_packed(Layer& layer, int64_t most, int64_t together, int64_t
 
 // The lengths have come: gives back what the bound had too much.
 void KvCache::settle_packed(Layer& layer) {
+  layer.laid_out = true;
   std::vector<int64_t> capacity;
   for (int64_t length : layer.length) capacity.push_back(length + layer.reserve);
   lay_out(layer, capacity);
@@ -70,8 +72,9 @@ void KvCache::settle_packed(Layer& layer) {
   if (rows == layer.position.numel()) return;
   const Layer large = layer;
   allocate_rows(layer, rows);
-  for (auto [to, from] : {std::pair(&layer.k, &large.k), std::pair(&layer.v, &large.v),
-                          std::pair(&layer.position, &large.position), std::pair(&layer.sums, &large.sums)})
+  for (auto [to, from] :
+       {std::pair(&layer.k, &large.k), std::pair(&layer.v, &large.v), std::pair(&layer.position, &large.position),
+        std::pair(&layer.sums, &large.sums), std::pair(&layer.slot, &large.slot)})
     if (to->bytes() > 0) ctx_->copy(to->raw(), from->raw(), to->bytes());
 }
 
@@ -219,11 +222,19 @@ void KvCache::cut(int64_t layer_index, int64_t head, int64_t rows) {
   length = rows;
 }
 
+void KvCache::cut_at_most(int64_t layer_index, int64_t head, int64_t rows) {
+  Layer& layer = layers_.at(static_cast<size_t>(layer_index));
+  RESTKV_CHECK(on_gpu() && rows >= 0 && layer.laid_out, "at most {} rows are left in layer {}", rows, layer_index);
+  int64_t& length = layer.length.at(static_cast<size_t>(head));
+  length = std::min(length, rows);
+  layer.known = false;
+}
+
 // Room for `extra` more rows in every head, and for half as many again as it holds.
 void KvCache::grow(int64_t layer_index, int64_t extra) {
   Layer& layer = layers_.at(static_cast<size_t>(layer_index));
   Layer old = std::move(layer);
-  RESTKV_CHECK(old.known || !old.packed, "room in layer {} before refresh_lengths()", layer_index);
+  RESTKV_CHECK(old.laid_out, "room in layer {} before refresh_lengths()", layer_index);
   layer = Layer{};
   layer.length = old.length;
   layer.known = old.known;
@@ -249,13 +260,18 @@ void KvCache::grow(int64_t layer_index, int64_t extra) {
 }
 
 bool KvCache::ensure_room(int64_t n) {
-  bool moved = false;
-  for (int64_t layer = 0; layer < layers(); ++layer) {
-    const Layer& held = layers_[static_cast<size_t>(layer)];
+  const auto is_full = [&](const Layer& held) {
     bool full = false;
     for (int64_t h = 0; h < heads_; ++h) full = full || held.length[h] + n > held.capacity[h];
-    if (full) grow(layer, n);
-    moved = moved || full;
+    return full;
+  };
+  const auto may_be_full = [&](const Layer& held) { return !held.known && held.laid_out && is_full(held); };
+  if (std::any_of(layers_.begin(), layers_.end(), may_be_full)) refresh_lengths();
+  bool moved = false;
+  for (int64_t layer = 0; layer < layers(); ++layer) {
+    if (!is_full(layers_[static_cast<size_t>(layer)])) continue;
+    grow(layer, n);
+    moved = true;
   }
   return moved;
 }
@@ -277,7 +293,7 @@ void KvCache::refresh_lengths() {
   for (Layer& layer : layers_) {
     layer.length.assign(next, next + heads_);
     next += heads_;
-    if (layer.packed && !layer.known) settle_packed(layer);
+    if (!layer.laid_out) settle_packed(layer);
     layer.known = true;
   }
 }

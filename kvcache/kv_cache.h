@@ -14,9 +14,10 @@
 namespace restkv {
 
 /// On a GPU everything but the bookkeeping lives on the device, and decode kernels append rows there (device_layer());
-/// the host hears of it by advance() and cut(). Lengths are then known to the host at once when KeptRows::known is, and
-/// after refresh_lengths() otherwise. Heads of a layer have equal room there, but where their counts differ and their
-/// sum is bounded (KeptRows::together): these follow each other, and take what they have and the reserve.
+/// the host hears of it by advance(), cut() and cut_at_most(). Lengths are then known to the host at once when
+/// KeptRows::known is, and after refresh_lengths() otherwise; until then it has what they are at most. Heads of a layer
+/// have equal room there, but where their counts differ and their sum is bounded (KeptRows::together): these follow
+/// each other, and take what they have and the reserve.
 class KvCache {
  public:
   /// `heads`: cache heads per layer on this rank; d: head size; dtype of k and v (f32 or bf16). With `slots` rows carry
@@ -70,8 +71,11 @@ class KvCache {
   void advance(int64_t n);
   /// GPU ranks: a kernel leaves `rows` rows of a head, not more than there were.
   void cut(int64_t layer, int64_t head, int64_t rows);
+  /// GPU ranks: a kernel leaves at most `rows` rows of a head; how many only the device knows, until refresh_lengths().
+  void cut_at_most(int64_t layer, int64_t head, int64_t rows);
   /// Grows the storage where one of the heads has room for less than n more rows (a copy on the device, amortised).
-  /// Returns whether any layer's storage moved.
+  /// Where that depends on lengths that are not known here it fetches them first (a wait). Returns whether any layer's
+  /// storage moved.
   bool ensure_room(int64_t n);
   /// Fetches all lengths from the device, where they are not known here: one wait for all layers.
   void refresh_lengths();
@@ -111,8 +115,9 @@ class KvCache {
     std::vector<int64_t> length;     // [heads] rows in use; the most there can be while it is not known
     std::vector<int64_t> capacity;   // [heads] rows
     bool known = true;
-    bool packed = false;  // GPU: heads follow each other
-    int64_t reserve = 0;  // of a packed layer, while its lengths are not known
+    bool packed = false;   // GPU: heads follow each other
+    bool laid_out = true;  // whether the host knows where heads begin: a packed layer's after its lengths have come
+    int64_t reserve = 0;   // of a packed layer, until then
   };
   bool on_gpu() const { return ctx_->device() == Device::gpu; }
   CacheRows rows_of(const Layer& layer) const;

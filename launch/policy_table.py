@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shlex
+import statistics
 import subprocess
 import sys
 
@@ -80,27 +81,28 @@ def run(options, name, section, tokens, budget, prompts):
         command = shlex.split(options.restkv) + ["run", stem + ".yaml"] + [f"--set={s}" for s in options.set]
         done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode != 0:
-            print(f"{name}, {tokens} tokens, budget {budget}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+            why = done.stderr.strip().splitlines() or [f"{command[0]} ended with {done.returncode} and said nothing"]
+            print(f"{name}, {tokens} tokens, budget {budget}: {why[-1]}", file=sys.stderr)
             return None
         os.rename(stem + ".part", stem + ".jsonl")
     pairs = needle.paired(stem + ".jsonl", prompts)
-    mean = lambda values: sum(values) / len(values) if values else None
-    steps = [r["decode_ms_per_token"] for r, _ in pairs if r["decode_ms_per_token"] is not None]
-    return {"policy": name, "tokens": tokens, "budget": budget, "prompts": len(pairs),
-            "prompt_tokens": mean([r["prompt_tokens"] for r, _ in pairs]),
-            "right": sum(needle.is_right(r, p) for r, p in pairs), "cache_bytes": mean([r["cache_bytes"] for r, _ in pairs]),
-            "full_cache_bytes": mean([r["full_cache_bytes"] for r, _ in pairs]),
-            "prefill_s": mean([r["prefill_s"] for r, _ in pairs]), "evict_s": mean([r["evict_s"] for r, _ in pairs]),
-            "decode_ms": mean(steps)}
+    results = [r for r, _ in pairs]
+    steps = [r["decode_ms_per_token"] for r in results if r["decode_ms_per_token"] is not None]
+    mean = lambda key: statistics.mean(r[key] for r in results)
+    median = lambda key: statistics.median(r[key] for r in results)  # a run's first prompt pays for its start
+    return {"policy": name, "tokens": tokens, "budget": budget, "prompts": len(pairs), "prompt_tokens": mean("prompt_tokens"),
+            "right": sum(needle.is_right(r, p) for r, p in pairs), "cache_bytes": mean("cache_bytes"),
+            "full_cache_bytes": mean("full_cache_bytes"), "prefill_s": median("prefill_s"), "evict_s": median("evict_s"),
+            "decode_ms": statistics.median(steps) if steps else None}
 
 
 def table(rows):
     text = ["| policy | prompt | budget | right | cache MiB | of full | prefill s | eviction s | decode ms |", "|---" * 9 + "|"]
     for r in rows:
-        decode = "-" if r["decode_ms"] is None else f"{r['decode_ms']:.1f}"
+        decode = "-" if r["decode_ms"] is None else f"{r['decode_ms']:.2f}"
         text.append(f"| {r['policy']} | {r['prompt_tokens']:.0f} | {r['budget'] or '-'} | {r['right']} of {r['prompts']} | "
                     f"{r['cache_bytes'] / 2**20:.2f} | {100 * r['cache_bytes'] / r['full_cache_bytes']:.1f} % | "
-                    f"{r['prefill_s']:.2f} | {r['evict_s']:.3f} | {decode} |")
+                    f"{r['prefill_s']:.3f} | {r['evict_s']:.4f} | {decode} |")
     return "\n".join(text) + "\n"
 
 

@@ -30,6 +30,7 @@ struct DeviceDecodeBatch::Buffers {
   Tensor parameters;                  // SequenceSampling [batch]
   Tensor caches;                      // DeviceKvLayer [batch, layers]
   Tensor evictions;                   // DeviceEvictRecord [batch], with eviction while decoding
+  GatheredQueries gathered;           // of whole groups, where query heads of one KV head lie on several ranks
   std::shared_ptr<void> host_tokens;  // i32 [batch], pinned
 
   // Positions in the cache (decode_slots_device.cc); else empty.

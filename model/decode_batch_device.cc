@@ -41,6 +41,7 @@ DeviceDecodeBatch::Buffers::Buffers(Transformer& model, int64_t batch) : heads(d
   q = ctx.empty(DType::bf16, {keeps_queries ? batch * c.layers : batch, q_width});
   if (keeps_queries) lse = ctx.empty(DType::f32, {c.layers, batch, mine.heads.Hq_lc()});
   if (evictor != nullptr) evictions = ctx.empty(DType::u8, {batch * static_cast<int64_t>(sizeof(DeviceEvictRecord))});
+  if (evictor != nullptr) gathered = evictor->gathered_queries(batch);
   k = ctx.empty(DType::bf16, {batch, kv_width});
   v = ctx.empty(DType::bf16, {batch, kv_width});
   attended = ctx.empty(DType::bf16, {batch, q_width});

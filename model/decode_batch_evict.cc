@@ -10,6 +10,12 @@ DeviceEvictBatch DeviceDecodeBatch::eviction_batch() const {
   batch.record = static_cast<const DeviceEvictRecord*>(b_->evictions.raw());
   batch.position = b_->positions.data<int32_t>();
   batch.scale = model_.config().attention_scale();
+  if (groups_.merges()) batch.owner = b_->owners.data<int32_t>();
+  if (evictor_->gathers_queries()) {
+    batch.q = b_->gathered.q.raw();
+    batch.lse = b_->gathered.lse.data<float>();
+    return batch;
+  }
   if (b_->lse.empty()) return batch;
   batch.q = b_->q.raw();
   batch.lse = b_->lse.data<float>();
@@ -28,6 +34,8 @@ void DeviceDecodeBatch::upload_evictions() {
 void DeviceDecodeBatch::enqueue_watch() {
   if (evictor_ == nullptr) return;
   start_phase("evict");
+  if (evictor_->gathers_queries())
+    evictor_->gather_step_queries(b_->gathered, b_->q.raw(), b_->lse.data<float>(), b_->batch(), size());
   evictor_->watch_step(eviction_batch(), size());
 }
 

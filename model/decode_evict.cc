@@ -55,9 +55,12 @@ void Transformer::prepare_decode_eviction(Sequence& sequence) const {
 
 // Rows that each head of a layer has room for beyond those that the prompt leaves.
 int64_t Transformer::reserve_of(int64_t layer, const PrefillState& s) const {
-  // Where rows are spread over ranks, so is the growth: PrefillState::reserve bounds it.
-  if (!decode_evictor_ || (plan_.mode == DecodeMode::sequence && grid_.sequence_size() > 1)) return s.reserve;
-  return std::min(s.reserve, decode_evictor_->most_growth(s.partition.length(), layer, s.evicts));
+  if (!decode_evictor_) return s.reserve;
+  const int64_t L = s.partition.length();
+  if (!spreads_rows()) return std::min(s.reserve, decode_evictor_->most_growth(L, layer, s.evicts));
+  // Rows of CPU ranks grow as they come: PrefillState::reserve bounds it.
+  if (ctx_.device() == Device::cpu) return s.reserve;
+  return std::min(s.reserve, decode_evictor_->spread_growth(L, s.L_lc, layer, s.evicts));
 }
 
 // What the rules of decoding remember of a layer of the prompt.
@@ -71,6 +74,8 @@ void Transformer::begin_decode_eviction(const PrefillState& s, const int64_t* co
     end.q_window = MatrixView(plain.data(), s.q_window.size(0), s.q_window.size(1));
   }
   end.column_sums = column_sums;
+  const Tensor& factors = weights_.layers[sequence.eviction.layers.size()].output_factors;  // layers come in order
+  if (!factors.empty()) end.r = factors.data<float>();
   decode_evictor_->begin_layer(sequence.eviction, end, s.partition.length(), sequence.cache);
 }
 

@@ -119,7 +119,8 @@ void DeviceDecodeBatch::enqueue_attention(int64_t layer) {
   attention_decode_batch(ctx_, attention, b_->heads, b_->attention_scratch);
   if (groups_.merges()) {
     start_phase("exchange");
-    groups_.merge(b_->exchanged, b_->partial, rows, attended.data);
+    groups_.merge(b_->exchanged, b_->partial, rows, attended.data,
+                  b_->lse.empty() ? nullptr : b_->lse.rows(layer, 1).data<float>());
   }
   enqueue_residual(attended, output, w.attention_output_norm, w.mlp_norm, "output");
 }

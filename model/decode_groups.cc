@@ -123,11 +123,12 @@ void DecodeGroups::sum_terms(const Tensor& terms) {
   if (sums()) sum_.all_reduce(terms.raw(), terms.numel(), DType::f32, ReduceOp::sum);
 }
 
-void DecodeGroups::merge(const DecodeGroupBuffers& buffers, const Tensor& partial, int64_t rows, void* merged) {
+void DecodeGroups::merge(const DecodeGroupBuffers& buffers, const Tensor& partial, int64_t rows, void* merged,
+                         float* lse) {
   const auto* out = partial.data<float>();
   const int64_t count = rows * (d_ + 1);
   if (merges_by_peers(rows)) {
-    exchange_and_merge(ctx_, merge_memory_->view(), {out, out + rows * d_, rows, d_, merged});
+    exchange_and_merge(ctx_, merge_memory_->view(), {out, out + rows * d_, rows, d_, merged, lse});
     merge_->add_stats({1, collective::sent_by_all_gather(merge_->size(), count * size_of(DType::f32))});
     return;
   }
@@ -142,6 +143,7 @@ void DecodeGroups::merge(const DecodeGroupBuffers& buffers, const Tensor& partia
   args.rows = rows;
   args.d = d_;
   args.merged_bf16 = merged;
+  args.merged_lse = lse;
   merge_partial_attention(ctx_, args);
 }
 

@@ -62,34 +62,12 @@ DecodeEvictor::DecodeEvictor(Context& ctx, DecodeLayout layout, const CacheConfi
   const bool per_kv = config.granularity == Granularity::kv_head;
   for (const HeadRange& range : layout_.ranges)
     split_ = split_ || (per_kv && range.q.size() != range.kv.size() * layout_.mine.group());
-  check_layout(entry);
-}
-
-// Refuses layouts in which this version does not bring together what a rule reads.
-void DecodeEvictor::check_layout(const PolicyEntry& entry) const {
-  const bool per_kv = config_.granularity == Granularity::kv_head;
-  const HeadRange& held = layout_.resident;
-  if (per_kv && held.q.size() != held.kv.size() * layout_.mine.group() &&
-      (rule_->reads_window() || rule_->reads_column_sums()))
-    fail_input(
-        "decode.every: found {}, allowed with policy {} and {} KV heads on more tensor ranks: 0, or cache.granularity: "
-        "query_head",
-        config_.decode.every, entry.name, layout_.mine.Hkv);
-  if (ctx_.device() != Device::gpu) return;
-  if (layout_.rows->size() > 1)
-    fail_input(
-        "decode.every: found {}, allowed on GPUs whose decode layout spreads a head's rows over {} ranks (sequence): "
-        "0, "
-        "or the decode layout tensor",
-        config_.decode.every, layout_.rows->size());
+  resident_part_ = per_kv && layout_.resident.q.size() != layout_.resident.kv.size() * layout_.mine.group();
   // A sum over all heads may take any part of a KV head's queries, as long as the kernels know whose they are.
   const bool one_each = std::all_of(layout_.ranges.begin(), layout_.ranges.end(),
                                     [](const HeadRange& range) { return range.kv.size() <= 1; });
-  if (split_ && rule_->reads_queries() && !(rule_->kind() == RuleKind::attention && one_each))
-    fail_input(
-        "decode.every: found {}, allowed on GPUs with policy {} and {} KV heads on {} ranks: 0, cache.granularity: "
-        "query_head, or at most as many ranks as KV heads",
-        config_.decode.every, entry.name, layout_.mine.Hkv, layout_.heads->size());
+  gathers_ = ctx_.device() == Device::gpu && split_ && rule_->reads_queries() &&
+             !(rule_->kind() == RuleKind::attention && one_each);
 }
 
 int64_t DecodeEvictor::cache_heads() const {
@@ -118,22 +96,41 @@ void DecodeEvictor::begin_layer(DecodeEvictState& state, const PromptEnd& end, i
   LayerEvictState& s = state.layers.emplace_back();
   if (rule_->reads_window()) {
     const int64_t W = config_.window, rows = end.q_window.rows;
+    Tensor joined;
+    MatrixView window = end.q_window;
+    int64_t first = heads.begin - layout_.resident.q.begin;
+    if (resident_part_) {
+      joined = gather_window(end.q_window);
+      window = MatrixView(joined);
+      first = 0;
+      gather_factors(layer, end.r);
+    }
     s.window.resize(static_cast<size_t>(W * heads.size() * d));
-    for (int64_t w = 0; w < rows; ++w)
-      std::copy_n(end.q_window.row<float>(w) + (heads.begin - layout_.resident.q.begin) * d, heads.size() * d,
+    for (int64_t w = 0; w < rows && !heads.empty(); ++w)
+      std::copy_n(window.row<float>(w) + first * d, heads.size() * d,
                   &s.window[static_cast<size_t>((L - rows + w) % W * heads.size() * d)]);
   }
   if (!rule_->reads_column_sums()) return;
-  const int64_t group = config_.granularity == Granularity::query_head ? 1 : layout_.mine.group();
   for (int64_t h = 0; h < cache_heads(); ++h) {
     std::vector<int64_t>& sums = s.sums.emplace_back();
+    const Range queries = summed_here(h);
     for (int64_t position : cache.positions(layer, h)) {
       int64_t sum = 0;
-      for (int64_t j = 0; j < group; ++j)
-        sum += end.column_sums[(heads.begin + h * group + j - layout_.resident.q.begin) * L + position];
+      for (int64_t q = queries.begin; q < queries.end; ++q)
+        sum += end.column_sums[(q - layout_.resident.q.begin) * L + position];
       sums.push_back(sum);
     }
   }
+  if (!resident_part_) return;
+  std::vector<int64_t> none, &own = s.sums.empty() ? none : s.sums.front();
+  add_group_sums(own.data(), static_cast<int64_t>(own.size()), most_after_prompt(L));
+}
+
+// Query heads of a cache head whose column sums this rank reads: all of them, or where it has not got them its own.
+Range DecodeEvictor::summed_here(int64_t head) const {
+  const int64_t group = config_.granularity == Granularity::query_head ? 1 : layout_.mine.group();
+  const Range all{span().begin + head * group, span().begin + (head + 1) * group};
+  return resident_part_ ? intersect(all, layout_.mine.local.q) : all;
 }
 
 void DecodeEvictor::begin(DecodeEvictState& state, int64_t L, bool evicted,
@@ -160,7 +157,7 @@ void DecodeEvictor::begin(DecodeEvictState& state, int64_t L, bool evicted,
     for (int64_t p = 0; p < L && ctx_.device() == Device::cpu; ++p)  // GPU ranks count in rows, not in positions
       if (!evicted || cuts.place(p) >= 0) s.slots.push_back(p);
   }
-  if (ctx_.device() == Device::gpu) upload_limits(state);
+  if (ctx_.device() == Device::gpu) upload_limits(state, L);
 }
 
 DecodeEvictor::Limits DecodeEvictor::limits_of(int64_t budget) const {
@@ -174,8 +171,13 @@ void DecodeEvictor::after_token(DecodeEvictState& state, const DecodedToken& tok
   const int64_t d = layout_.mine.d;
   const Range heads = span();
   std::vector<float> q, lse, plain, ignored;
-  DecodeMoment moment{ctx_,    config_,   layout_,     token.layer, token.position, heads,
-                      token.q, token.lse, token.scale, token.r,     cache,          {}};
+  DecodeMoment moment{ctx_,    config_,   layout_,     token.layer, token.position,           heads,
+                      token.q, token.lse, token.scale, token.r,     layout_.resident.q.begin, cache,
+                      {}};
+  if (resident_part_ && token.r != nullptr && rule_->reads_window()) {
+    moment.r = factors_.at(static_cast<size_t>(token.layer)).data<float>();
+    moment.first_factor = heads.begin;
+  }
   if (split_ && rule_->reads_queries()) {
     gather_queries(layout_, token, d, q, lse);
     moment.q = q.data() + heads.begin * d;
@@ -229,6 +231,17 @@ int64_t DecodeEvictor::most_growth(int64_t L, int64_t layer, bool evicted) const
   // The ladder may leave fewer rows than the budget.
   const int64_t has = !evicted ? L : config_.policy == "lacache" ? 0 : budget;
   return std::max<int64_t>(limits_of(budget).trigger - has, 0) + every;
+}
+
+int64_t DecodeEvictor::spread_growth(int64_t L, int64_t L_lc, int64_t layer, bool evicted) const {
+  const int64_t budget = budget_of(L, layer), every = config_.decode.every, ranks = layout_.rows->size();
+  const auto share = [&](int64_t tokens) { return (tokens + ranks - 1) / ranks; };  // new tokens go round the ranks
+  if (deals_to_heads(config_.allocation) && evicted) return share(every);
+  const Limits limits = limits_of(budget);
+  // After a cut all rows that are left may be here; the prompt left room for those of its budget.
+  const int64_t has = evicted ? budget : L, room = evicted ? std::min(budget, L_lc) : L_lc;
+  return std::max(share(std::max<int64_t>(limits.trigger - has, 0) + every),
+                  limits.target + share(limits.trigger - limits.target + every) - room);
 }
 
 int64_t DecodeEvictor::most_rows(int64_t L) const {

@@ -22,7 +22,7 @@ struct DecodeLayout {
   Communicator* heads = nullptr;
   std::vector<HeadRange> ranges;  ///< [ranks of `heads`] what each of them decodes
   HeadLayout mine;                ///< what this rank decodes
-  HeadRange resident;             ///< the heads whose output factors this rank has
+  HeadRange resident;             ///< the heads whose weights this rank has
 };
 
 /// What the eviction remembers of one layer of one sequence.
@@ -50,7 +50,8 @@ struct DecodeMoment {
   const float* q = nullptr;    ///< [span, d] the token's queries
   const float* lse = nullptr;  ///< [span] over the rows of all ranks
   double scale = 0.0;
-  const float* r = nullptr;  ///< [resident query heads, d, d] output factors; may be null
+  const float* r = nullptr;  ///< [query heads from first_factor on, d, d] output factors; may be null
+  int64_t first_factor = 0;
   const KvCache& cache;
   std::vector<int64_t> target;       ///< [cache heads] rows to keep; 0: all of them
   KvView rows = {};                  ///< the cache's rows here, with the keys that the token attended

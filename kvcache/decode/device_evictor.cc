@@ -13,14 +13,17 @@ namespace restkv {
 
 DecodeEvictState DecodeEvictState::clone(Context& ctx) const {
   DecodeEvictState copy = *this;  // the limits never change
-  if (ring.empty()) return copy;
-  copy.ring = ctx.empty(ring.dtype(), ring.shape());
-  ctx.copy(copy.ring.raw(), ring.raw(), ring.bytes());
+  for (auto [to, from] : {std::pair(&copy.ring, &ring), std::pair(&copy.excess, &excess)}) {
+    if (from->empty()) continue;
+    *to = ctx.empty(from->dtype(), from->shape());
+    ctx.copy(to->raw(), from->raw(), from->bytes());
+  }
   return copy;
 }
 
 DeviceEvictRecord DecodeEvictState::record() const {
-  return {ring.empty() ? nullptr : ring.raw(), limits.empty() ? nullptr : limits.data<int32_t>()};
+  return {ring.empty() ? nullptr : ring.raw(), limits.empty() ? nullptr : limits.data<int32_t>(),
+          excess.empty() ? nullptr : excess.data<int32_t>()};
 }
 
 DeviceEvictBatch DecodeEvictor::device_batch(int64_t slots) const {
@@ -28,8 +31,10 @@ DeviceEvictBatch DecodeEvictor::device_batch(int64_t slots) const {
   batch.slots = slots;
   batch.layers = layers_;
   batch.heads = cache_heads();
-  // Where a KV head lies on several ranks, what they have of its query heads; no rule but tova's then reads them.
-  batch.group = batch.heads > 0 ? layout_.mine.Hq_lc() / batch.heads : 1;
+  // Where a KV head lies on several ranks and nothing is gathered, what this one has of its query heads (tova).
+  batch.group = gathers_ ? layout_.mine.group() : batch.heads > 0 ? layout_.mine.Hq_lc() / batch.heads : 1;
+  // A KV head whose first query head lies elsewhere is counted there.
+  if (gathers_ && batch.heads > 0 && span().begin < layout_.mine.local.q.begin) batch.first_counted = 1;
   batch.d = layout_.mine.d;
   return batch;
 }
@@ -38,33 +43,46 @@ void DecodeEvictor::begin_layer_on_gpu(DecodeEvictState& state, const PromptEnd&
                                        const KvCache& cache) const {
   const int64_t layer = static_cast<int64_t>(state.layers.size()), d = layout_.mine.d;
   const Range heads = span();
-  const int64_t first = heads.begin - layout_.resident.q.begin;
   state.layers.emplace_back();
-  if (heads.empty()) return;
-  if (rule_->reads_window()) {
-    if (layer == 0) state.ring = ctx_.empty(DType::bf16, {config_.window, layers_, heads.size(), d});
-    gpu::begin_ring(ctx_, end.q_window, first * d, heads.size() * d, L, config_.window, layer, layers_,
-                    state.ring.raw());
+  Tensor joined;
+  MatrixView window = end.q_window;
+  int64_t first = heads.begin - layout_.resident.q.begin;
+  if (resident_part_ && rule_->reads_window()) {
+    joined = gather_window(end.q_window);
+    window = MatrixView(joined);
+    first = 0;
+    gather_factors(layer, end.r);
   }
-  if (rule_->reads_column_sums())
-    gpu::begin_row_sums(ctx_, cache.device_layer(layer), cache_heads(), heads.size() / cache_heads(), L,
-                        end.column_sums + first * L);
+  if (rule_->reads_window() && !heads.empty()) {
+    if (layer == 0) state.ring = ctx_.empty(DType::bf16, {config_.window, layers_, heads.size(), d});
+    gpu::begin_ring(ctx_, window, first * d, heads.size() * d, L, config_.window, layer, layers_, state.ring.raw());
+  }
+  if (!rule_->reads_column_sums()) return;
+  const Range queries = heads.empty() ? Range{} : summed_here(0);
+  if (!heads.empty())
+    gpu::begin_row_sums(ctx_, cache.device_layer(layer), cache_heads(), queries.size(), L,
+                        end.column_sums + (queries.begin - layout_.resident.q.begin) * L);
+  if (!resident_part_) return;
+  const int64_t most = most_after_prompt(L);
+  add_group_sums(cache.device_layer(layer).sums, std::min(most, cache.storage_rows(layer)), most);
 }
 
-void DecodeEvictor::upload_limits(DecodeEvictState& state) const {
+void DecodeEvictor::upload_limits(DecodeEvictState& state, int64_t L) const {
   const int64_t heads = cache_heads();
   if (heads == 0) return;
   const auto narrow = [](int64_t rows) {
     return static_cast<int32_t>(std::min<int64_t>(rows, std::numeric_limits<int32_t>::max()));
   };
-  std::vector<int32_t> limits;
+  std::vector<int32_t> limits, excess;
   for (const LayerEvictState& s : state.layers)
     for (int64_t h = 0; h < heads; ++h) {
       const Limits of = limits_of(deals_to_heads(config_.allocation) ? s.budget[h] : s.layer_budget);
       limits.push_back(narrow(of.trigger));
       limits.push_back(narrow(of.target));
+      excess.push_back(static_cast<int32_t>(s.total[h] - L));
     }
   state.limits = ctx_.to_device(limits.data(), DType::i32, {layers_, heads, 2});
+  if (layout_.rows->size() > 1) state.excess = ctx_.to_device(excess.data(), DType::i32, {layers_, heads});
 }
 
 void DecodeEvictor::watch_step(const DeviceEvictBatch& batch, int64_t count) const {
@@ -72,17 +90,12 @@ void DecodeEvictor::watch_step(const DeviceEvictBatch& batch, int64_t count) con
   if (rule_->kind() == RuleKind::sums) gpu::add_row_sums(ctx_, batch, count);
 }
 
-// The same on all ranks: they hold other heads of the same layers, of which all or none are cut; heads with budgets of
-// their own are cut by rules that exchange nothing.
-bool DecodeEvictor::is_due(const DecodeEvictState& state) const {
-  for (const LayerEvictState& s : state.layers) {
-    if (!deals_to_heads(config_.allocation)) {
-      if (limits_of(s.layer_budget).target_of(s.layer_total) > 0) return true;
-      continue;
-    }
-    for (size_t h = 0; h < s.total.size(); ++h)
-      if (limits_of(s.budget[h]).target_of(s.total[h]) > 0) return true;
-  }
+// The same on all ranks: they hold other rows of the same heads, or other heads of the same layers, of which all or
+// none are cut; heads with budgets of their own are cut by rules that exchange nothing between heads.
+bool DecodeEvictor::is_due(const LayerEvictState& s) const {
+  if (!deals_to_heads(config_.allocation)) return limits_of(s.layer_budget).target_of(s.layer_total) > 0;
+  for (size_t h = 0; h < s.total.size(); ++h)
+    if (limits_of(s.budget[h]).target_of(s.total[h]) > 0) return true;
   return false;
 }
 
@@ -95,7 +108,10 @@ void DecodeEvictor::settle(const DecodedMember& member, int64_t ladder_rows) con
       int64_t left = deals_to_heads(config_.allocation) ? limits_of(s.budget[h]).target_of(s.total[h]) : target;
       if (left == 0) continue;
       if (s.ladder) left = ladder_rows;
-      member.cache->cut(layer, static_cast<int64_t>(h), left);
+      if (layout_.rows->size() > 1)
+        member.cache->cut_at_most(layer, static_cast<int64_t>(h), left);
+      else
+        member.cache->cut(layer, static_cast<int64_t>(h), left);
       s.total[h] = left;
     }
     if (target > 0) s.layer_total = s.ladder ? ladder_rows : target;
@@ -113,7 +129,9 @@ void DecodeEvictor::after_step(const DeviceEvictBatch& batch, std::span<const De
       ++s.layer_total;
       for (int64_t& total : s.total) ++total;
     }
-    if (members[i].index % config_.decode.every == 0 && is_due(state)) slots.push_back(static_cast<int32_t>(i));
+    const auto due = [this](const LayerEvictState& s) { return is_due(s); };
+    if (members[i].index % config_.decode.every == 0 && std::any_of(state.layers.begin(), state.layers.end(), due))
+      slots.push_back(static_cast<int32_t>(i));
   }
   if (rule_->kind() == RuleKind::rescoring) {
     for (int32_t slot : slots) {
@@ -200,11 +218,15 @@ void DecodeEvictor::evict_due(const DeviceEvictBatch& batch, std::span<const Dec
       break;
     case RuleKind::rescoring: break;
   }
-  Tensor rows = ctx_.empty(DType::i32, {due.count * batch.layers * batch.heads * left}),
-         counts = ctx_.empty(DType::i32, {due.count * batch.layers * batch.heads});
-  const RowListsView lists{rows.data<int32_t>(), counts.data<int32_t>(), left};
-  gpu::cut_rows(ctx_, batch, due, cut, lists);
-  gpu::keep_rows(ctx_, batch, due, {0, batch.layers, 0, batch.heads}, lists);
+  if (layout_.rows->size() > 1) {
+    cut_in_group(batch, members, due, cut, most, left);
+  } else {
+    Tensor rows = ctx_.empty(DType::i32, {due.count * batch.layers * batch.heads * left}),
+           counts = ctx_.empty(DType::i32, {due.count * batch.layers * batch.heads});
+    const RowListsView lists{rows.data<int32_t>(), counts.data<int32_t>(), left};
+    gpu::cut_rows(ctx_, batch, due, cut, lists);
+    gpu::keep_rows(ctx_, batch, due, {0, batch.layers, 0, batch.heads}, lists);
+  }
   for (int32_t i = 0; i < due.count; ++i) settle(members[static_cast<size_t>(due.slot[i])], cut.step[i].length);
 }
 
@@ -219,11 +241,12 @@ KeptRows last_rows(Context& ctx, int64_t heads, int64_t rows, int64_t count) {
 }  // namespace
 
 // restkv and snapkv: what is left of a layer is scored as a prompt is whose last tokens are the last W queries. Heads
-// that have equally many rows and keep equally many are scored together.
+// that have equally many rows and keep equally many are scored together; where their rows are spread over ranks, on
+// every rank.
 void DecodeEvictor::rescore(const DeviceEvictBatch& batch, const DecodedMember& member, int64_t slot,
                             std::span<const float* const> r) const {
   if (batch.heads == 0) return;
-  const int64_t W = config_.window, d = batch.d, width = batch.heads * batch.group * d, row = layers_ * width;
+  const int64_t W = config_.window, width = batch.heads * batch.group * batch.d, row = layers_ * width;
   // The ring from its oldest token on.
   Tensor ordered = ctx_.empty(DType::bf16, {W, layers_, width});
   const int64_t oldest = (member.position + 1) % W, element = size_of(DType::bf16);
@@ -232,9 +255,6 @@ void DecodeEvictor::rescore(const DeviceEvictBatch& batch, const DecodedMember& 
   if (oldest > 0)
     ctx_.copy(static_cast<char*>(ordered.raw()) + (W - oldest) * row * element, ring, oldest * row * element);
 
-  auto self = make_self_communicator();
-  CacheConfig config = config_;
-  config.allocation = Allocation::uniform;
   const DueSlots due{1, {static_cast<int32_t>(slot)}};
   for (int64_t layer = 0; layer < layers_; ++layer) {
     const LayerEvictState& s = member.state->layers[static_cast<size_t>(layer)];
@@ -245,34 +265,54 @@ void DecodeEvictor::rescore(const DeviceEvictBatch& batch, const DecodedMember& 
       const int64_t n = s.total[first], left = target(first);
       for (end = first + 1; end < batch.heads && s.total[end] == n && target(end) == left;) ++end;
       if (left == 0) continue;
-      const int64_t heads = end - first, queries = heads * batch.group;
-      if (left <= W) {  // a head without a budget beyond the window
-        const KeptRows last = last_rows(ctx_, heads, n, left);
-        gpu::keep_rows(ctx_, batch, due, {layer, 1, first, heads},
-                       {last.rows.data<int32_t>(), last.counts.data<int32_t>(), last.capacity()});
-        continue;
-      }
-      Tensor k = ctx_.empty(DType::bf16, {n, heads * d}), v = ctx_.empty(DType::bf16, {n, heads * d});
-      gpu::gather_rows(ctx_, batch.layer + slot * layers_ + layer, first, heads, n, d, k.raw(), v.raw());
-      config.budget = {left, 0.0};
-      Evictor evictor(ctx_, *self, *self, {queries, heads, d, {{0, queries}, {0, heads}}}, config);
-      const SequencePartition partition(n, 1);
-      LayerKv input;
-      input.layer = layer;
-      input.partition = &partition;
-      input.q_window = MatrixView(ordered.raw(), DType::bf16, W, row, row)
-                           .block(0, W, layer * width + first * batch.group * d, queries * d);
-      input.k = MatrixView(k);
-      input.v = MatrixView(v);
-      if (evictor.needs_output_factors()) {
-        RESTKV_CHECK(static_cast<int64_t>(r.size()) == layers_ && r[layer] != nullptr, "no output factors");
-        input.r = r[layer] + (span().begin + first * batch.group - layout_.resident.q.begin) * d * d;
-      }
-      const KeptRows kept = evictor.evict(input);
-      gpu::keep_rows(ctx_, batch, due, {layer, 1, first, heads},
-                     {kept.rows.data<int32_t>(), kept.counts.data<int32_t>(), kept.capacity()});
+      const RowRun run{layer, 1, first, end - first};
+      const MatrixView queries =
+          MatrixView(ordered.raw(), DType::bf16, W, row, row)
+              .block(0, W, layer * width + first * batch.group * batch.d, run.heads * batch.group * batch.d);
+      rescore_heads(batch, due, run, n, left, queries, r);
     }
   }
+}
+
+// Heads of one layer of one member, of n rows, to `left` rows.
+void DecodeEvictor::rescore_heads(const DeviceEvictBatch& batch, const DueSlots& due, const RowRun& run, int64_t n,
+                                  int64_t left, const MatrixView& queries, std::span<const float* const> r) const {
+  const bool grouped = layout_.rows->size() > 1;
+  if (left <= config_.window) {  // heads without a budget beyond the window
+    if (grouped) return keep_last_in_group(batch, due, run, left);
+    const KeptRows last = last_rows(ctx_, run.heads, n, left);
+    return gpu::keep_rows(ctx_, batch, due, run,
+                          {last.rows.data<int32_t>(), last.counts.data<int32_t>(), last.capacity()});
+  }
+  const int64_t d = batch.d, layer = run.first_layer, Hq = run.heads * batch.group;
+  Tensor k = ctx_.empty(DType::bf16, {n, run.heads * d}), v = ctx_.empty(DType::bf16, {n, run.heads * d});
+  GroupKv of_group;
+  if (grouped)
+    of_group = gather_kv(batch, due, run, n, k, v);
+  else
+    gpu::gather_rows(ctx_, batch.layer + due.slot[0] * layers_ + layer, run.first_head, run.heads, n, d, k.raw(),
+                     v.raw());
+  CacheConfig config = config_;
+  config.allocation = Allocation::uniform;
+  config.budget = {left, 0.0};
+  auto self = make_self_communicator();
+  Evictor evictor(ctx_, *self, *self, {Hq, run.heads, d, {{0, Hq}, {0, run.heads}}}, config);
+  const SequencePartition partition(n, 1);
+  LayerKv input;
+  input.layer = layer;
+  input.partition = &partition;
+  input.q_window = queries;
+  input.k = MatrixView(k);
+  input.v = MatrixView(v);
+  if (evictor.needs_output_factors()) {
+    RESTKV_CHECK(static_cast<int64_t>(r.size()) == layers_ && r[layer] != nullptr, "no output factors");
+    input.r = resident_part_
+                  ? factors_.at(static_cast<size_t>(layer)).data<float>() + run.first_head * batch.group * d * d
+                  : r[layer] + (span().begin + run.first_head * batch.group - layout_.resident.q.begin) * d * d;
+  }
+  const KeptRows kept = evictor.evict(input);
+  if (grouped) return keep_in_group(batch, due, run, of_group, kept);
+  gpu::keep_rows(ctx_, batch, due, run, {kept.rows.data<int32_t>(), kept.counts.data<int32_t>(), kept.capacity()});
 }
 
 }  // namespace restkv

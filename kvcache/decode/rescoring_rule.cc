@@ -114,7 +114,7 @@ class RescoringRule : public DecodeRule {
     layer.v = MatrixView(const_cast<float*>(whole.v.data()), n, d);
     if (evictor.needs_output_factors()) {
       RESTKV_CHECK(m.r != nullptr, "no output factors");
-      layer.r = m.r + (queries.begin - m.layout.resident.q.begin) * d * d;
+      layer.r = m.r + (queries.begin - m.first_factor) * d * d;
     }
     std::vector<int64_t> kept;
     const std::vector<std::vector<int32_t>> rows = evictor.evict(layer).rows_to_host(m.ctx);

@@ -3,78 +3,32 @@
 
 #include "dist/base/gpu_handles.h"
 #include "kvcache/decode/device_rows.h"
-#include "kvcache/gpu/rank_search.h"
+#include "kvcache/decode/row_search.h"
 #include "kvcache/scores/random_scores.h"
 
 namespace restkv::gpu {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / 32;
+constexpr int kThreads = kCutThreads;
 constexpr int kCached = 2048;  // keys of a head that are held in shared memory
 
-// How many of the threads before this one have the flag, and how many there are. By all threads.
-__device__ int rank_in_block(bool flag, int* in_warp, int& total) {
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  const uint32_t bits = __ballot_sync(0xffffffffu, flag);
-  if (lane == 0) in_warp[warp] = __popc(bits);
-  __syncthreads();
-  int before = 0;
-  total = 0;
-#pragma unroll
-  for (int w = 0; w < kWarps; ++w) {
-    if (w < warp) before += in_warp[w];
-    total += in_warp[w];
-  }
-  __syncthreads();
-  return before + __popc(bits & ((1u << lane) - 1));
-}
-
-// The cut through the keys of a head's rows before the window: those with `known` upper bits above `prefix` stay, and
-// of those equal to it the first `wanted`.
-struct KeyCut {
-  uint64_t prefix;
-  int known;
-  uint32_t wanted;
-  bool all_equal;  // stay
-};
-
 struct Shared {
-  __align__(16) uint32_t histogram[1 << kListBits];
-  Choice choice;
+  CutShared search;
   uint64_t keys[kCached];
-  int in_warp[kWarps];
 };
-
-template <class KeyOf>
-__device__ KeyCut find_cut(Shared& s, int past, uint32_t k, KeyOf key_of_row) {
-  auto each = [&](auto&& body) {
-    for (int i = static_cast<int>(threadIdx.x); i < past; i += kThreads) body(key_of_row(i));
-  };
-  Prefix prefix;
-  KeyCut cut{0, 0, k, false};
-  while (prefix.known < 64 && !cut.all_equal) {
-    const Choice choice = next_digit<1 << kListBits>(s.histogram, &s.choice, prefix, cut.wanted, kListBits, each);
-    cut.wanted = choice.wanted;
-    cut.all_equal = choice.wanted == choice.sharing;
-  }
-  cut.prefix = prefix.prefix;
-  cut.known = prefix.known;
-  return cut;
-}
 
 // Rows [0, past) that the cut leaves, and all from there to n.
 template <class KeyOf>
-__device__ void list_rows(Shared& s, const KeyCut& cut, int past, int n, KeyOf key_of_row, int32_t* rows,
+__device__ void list_rows(CutShared& s, const KeyCut& cut, int past, int n, KeyOf key_of_row, int32_t* rows,
                           int64_t capacity) {
   int listed = 0, equal_before = 0;
   for (int first = 0; first < n; first += kThreads) {
     const int i = first + static_cast<int>(threadIdx.x);
     bool stays = i >= past && i < n, equal = false;
     if (i < past) {
-      const uint64_t upper = key_of_row(i) >> (64 - cut.known);
-      equal = upper == cut.prefix;
-      stays = upper > cut.prefix || (equal && cut.all_equal);
+      const uint64_t key = key_of_row(i);
+      equal = cut.equal(key);
+      stays = cut.above(key) || (equal && cut.all_equal);
     }
     int total = 0;
     if (!cut.all_equal) {
@@ -129,14 +83,17 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = tid; i < min(past, kCached); i += kThreads) s.keys[i] = compute(i);
   __syncthreads();
   const auto key_of_row = [&](int i) { return i < kCached ? s.keys[i] : compute(i); };
-  const KeyCut found = find_cut(s, past, static_cast<uint32_t>(target - cut.window), key_of_row);
-  list_rows(s, found, past, n, key_of_row, rows, lists.capacity);
+  const auto each = [&](auto&& body) {
+    for (int i = tid; i < past; i += kThreads) body(key_of_row(i));
+  };
+  const KeyCut found = find_key_cut(s.search, static_cast<uint32_t>(target - cut.window), each);
+  list_rows(s.search, found, past, n, key_of_row, rows, lists.capacity);
 }
 
 struct Move {
   DeviceEvictBatch batch;
   DueSlots due;
-  RowMove which;
+  RowRun run;
   RowListsView lists;
   int vectors;  // of 16 bytes, of a row
 };
@@ -179,11 +136,11 @@ __device__ void move_numbers(T* data, const int32_t* rows, int count) {
 
 // Blocks along x: columns of k, of v, and one for positions and sums; y: heads; z: due members and layers.
 __global__ void __launch_bounds__(kThreads) move_kernel(__grid_constant__ const Move m) {
-  const int64_t entry = static_cast<int64_t>(blockIdx.z) * m.which.heads + blockIdx.y;
+  const int64_t entry = static_cast<int64_t>(blockIdx.z) * m.run.heads + blockIdx.y;
   const int count = m.lists.counts[entry];
   if (count < 0) return;
-  const int64_t slot = m.due.slot[blockIdx.z / m.which.layers];
-  const int64_t layer = m.which.first_layer + blockIdx.z % m.which.layers, head = m.which.first_head + blockIdx.y;
+  const int64_t slot = m.due.slot[blockIdx.z / m.run.layers];
+  const int64_t layer = m.run.first_layer + blockIdx.z % m.run.layers, head = m.run.first_head + blockIdx.y;
   const DeviceKvLayer& record = m.batch.layer[slot * m.batch.layers + layer];
   const int64_t first_row = record.first_row[head];
   const int32_t* rows = m.lists.rows + entry * m.lists.capacity;
@@ -194,6 +151,9 @@ __global__ void __launch_bounds__(kThreads) move_kernel(__grid_constant__ const 
   }
   move_numbers(record.position + first_row, rows, count);
   if (record.sums != nullptr) move_numbers(record.sums + first_row, rows, count);
+  if (record.slot != nullptr && m.lists.slots != nullptr)
+    for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads)
+      record.slot[first_row + i] = m.lists.slots[entry * m.lists.capacity + i];
   if (threadIdx.x == 0) record.length[head] = count;
 }
 
@@ -208,14 +168,14 @@ void cut_rows(Context& ctx, const DeviceEvictBatch& batch, const DueSlots& due, 
   RESTKV_KERNEL_CHECK();
 }
 
-void keep_rows(Context& ctx, const DeviceEvictBatch& batch, const DueSlots& due, const RowMove& which,
+void keep_rows(Context& ctx, const DeviceEvictBatch& batch, const DueSlots& due, const RowRun& run,
                const RowListsView& lists) {
-  if (which.heads == 0 || due.count == 0) return;
+  if (run.heads == 0 || due.count == 0) return;
   RESTKV_CHECK(batch.d % 8 == 0, "rows of {} elements move in 16 bytes", batch.d);
-  const Move move{batch, due, which, lists, static_cast<int>(batch.d / 8)};
+  const Move move{batch, due, run, lists, static_cast<int>(batch.d / 8)};
   const int columns = (move.vectors + kColumn - 1) / kColumn;
-  const dim3 grid(static_cast<unsigned>(2 * columns + 1), static_cast<unsigned>(which.heads),
-                  static_cast<unsigned>(due.count * which.layers));
+  const dim3 grid(static_cast<unsigned>(2 * columns + 1), static_cast<unsigned>(run.heads),
+                  static_cast<unsigned>(due.count * run.layers));
   move_kernel<<<grid, kThreads, 0, stream_of(ctx)>>>(move);
   RESTKV_KERNEL_CHECK();
 }

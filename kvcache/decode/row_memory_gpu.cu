@@ -40,6 +40,28 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// Blocks along x: layers and members; y: heads. A head is d / 2 words and its log-sum-exp.
+__global__ void __launch_bounds__(kThreads)
+    pack_queries_kernel(StepQueries s, const uint32_t* q, const float* lse, int32_t* message) {
+  const int64_t layer = blockIdx.x / s.count, member = blockIdx.x % s.count, head = blockIdx.y, half = s.d / 2;
+  const int64_t from = (layer * s.slots + member) * s.heads + head;
+  int32_t* to = message + (static_cast<int64_t>(blockIdx.x) * s.most + head) * (half + 1);
+  for (int64_t i = threadIdx.x; i < half; i += kThreads) to[i] = static_cast<int32_t>(q[from * half + i]);
+  if (threadIdx.x == 0) to[half] = __float_as_int(lse[from]);
+}
+
+// Blocks as above, heads of the span.
+__global__ void __launch_bounds__(kThreads)
+    unpack_queries_kernel(StepQueries s, __grid_constant__ const QuerySources sources, const int32_t* messages,
+                          uint32_t* q, float* lse) {
+  const int64_t layer = blockIdx.x / s.count, member = blockIdx.x % s.count, head = blockIdx.y, half = s.d / 2;
+  const int32_t* from = messages + sources.rank[head] * s.words() +
+                        (static_cast<int64_t>(blockIdx.x) * s.most + sources.head[head]) * (half + 1);
+  const int64_t to = (layer * s.slots + member) * sources.count + head;
+  for (int64_t i = threadIdx.x; i < half; i += kThreads) q[to * half + i] = static_cast<uint32_t>(from[i]);
+  if (threadIdx.x == 0) lse[to] = __int_as_float(from[half]);
+}
+
 // Blocks along x: vectors of a head; y: heads.
 __global__ void __launch_bounds__(kThreads)
     gather_rows_kernel(const DeviceKvLayer* layer, int64_t first_head, int64_t n, int64_t vectors, uint4* k, uint4* v) {
@@ -52,6 +74,22 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 }  // namespace
+
+void pack_queries(Context& ctx, const StepQueries& shape, const void* q, const float* lse, int32_t* message) {
+  if (shape.heads == 0 || shape.count == 0) return;
+  const dim3 grid(static_cast<unsigned>(shape.layers * shape.count), static_cast<unsigned>(shape.heads));
+  pack_queries_kernel<<<grid, kThreads, 0, stream_of(ctx)>>>(shape, static_cast<const uint32_t*>(q), lse, message);
+  RESTKV_KERNEL_CHECK();
+}
+
+void unpack_queries(Context& ctx, const StepQueries& shape, const QuerySources& sources, const int32_t* messages,
+                    void* q, float* lse) {
+  if (sources.count == 0 || shape.count == 0) return;
+  const dim3 grid(static_cast<unsigned>(shape.layers * shape.count), static_cast<unsigned>(sources.count));
+  unpack_queries_kernel<<<grid, kThreads, 0, stream_of(ctx)>>>(shape, sources, messages, static_cast<uint32_t*>(q),
+                                                               lse);
+  RESTKV_KERNEL_CHECK();
+}
 
 void keep_queries(Context& ctx, const DeviceEvictBatch& batch, int64_t count, int64_t window) {
   if (batch.heads == 0 || count == 0) return;

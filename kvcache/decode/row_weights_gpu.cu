@@ -103,7 +103,8 @@ __global__ void __launch_bounds__(kThreads) row_sums_kernel(DeviceEvictBatch bat
   const int64_t slot = blockIdx.z / batch.layers, layer = blockIdx.z % batch.layers, head = blockIdx.y;
   const Head rows = find_head(batch, slot, layer, head);
   int64_t* sums = batch.layer[slot * batch.layers + layer].sums + rows.first_row;
-  weigh_rows<kLanes>(batch, slot, layer, head, rows, rows.length + 1,
+  const int appended = batch.owner == nullptr || batch.owner[slot] != 0 ? 1 : 0;
+  weigh_rows<kLanes>(batch, slot, layer, head, rows, rows.length + appended,
                      [&](int row, int64_t sum) { sums[row] = (row == rows.length ? 0 : sums[row]) + sum; });
 }
 
@@ -113,6 +114,7 @@ __global__ void __launch_bounds__(kThreads)
     last_weights_kernel(DeviceEvictBatch batch, DueSlots due, int64_t* keys, int64_t stride) {
   const int64_t member = blockIdx.z / batch.layers, layer = blockIdx.z % batch.layers, head = blockIdx.y;
   const int64_t slot = due.slot[member];
+  if (head < batch.first_counted) return;
   const Head rows = find_head(batch, slot, layer, head);
   int64_t* to = keys + blockIdx.z * stride;
   weigh_rows<kLanes>(batch, slot, layer, head, rows, rows.length, [&](int row, int64_t sum) {

@@ -37,6 +37,12 @@ class RowReducer {
 
   __device__ float add(float state, float x, int w) const { return w == 0 ? x : fmaf(x, newer_, state * older_); }
   __device__ float finish(float state) const { return state / divisor_; }
+  /// What row w of all W contributes to the result is so many times its x.
+  __device__ float share(int w, int W) const {
+    float part = w == 0 ? 1.0f : newer_;
+    for (int later = w + 1; later < W; ++later) part *= older_;
+    return part / divisor_;
+  }
 
  private:
   static bool averages(RowReduction kind) { return kind == RowReduction::ema || kind == RowReduction::inverse_ema; }

@@ -46,6 +46,7 @@ class RestKv : public Policy {
 
   Tensor before(LayerStatistics& layer) const {
     const CacheConfig& config = layer.config();
+    if (config.pooling == Pooling::adaptive) layer.begin_top_sets();
     Tensor s = layer.new_rows(layer.heads().Hq_lc());
     reconstruction_before(layer.ctx(), layer.heads(), layer.shard(), layer.logits(), layer.softmax(),
                           layer.window_outputs().data<float>(), layer.layer().v, factors(layer),

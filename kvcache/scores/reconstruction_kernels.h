@@ -1,4 +1,4 @@
-// What the two tensor-core kernels of mode `after` share. Internal to kvcache/scores, its tests and measurements.
+// The kernels that compute the norms, by name. Internal to kvcache/scores, its tests and measurements.
 #pragma once
 
 #include "kvcache/scores/reconstruction.h"
@@ -16,6 +16,18 @@ enum class NormKernel {
 /// able to run.
 void reconstruction_after(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* a,
                           const float* o, const MatrixView& v, const float* r, double tau, float* s, NormKernel kernel);
+
+/// The same of mode `before`.
+enum class BeforeKernel {
+  fastest,     ///< warpgroups where device, build, head size and window allow it, else plain
+  plain,       ///< f32 arithmetic on any device
+  warpgroups,  ///< of compute capability 9.0
+};
+
+/// reconstruction_before() by a kernel of choice, which must be able to run.
+void reconstruction_before(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* logits,
+                           const float* softmax, const float* o, const MatrixView& v, const float* r,
+                           const BeforeOptions& options, float* s, BeforeKernel kernel);
 
 /// Whether products of warpgroups can run: on devices of compute capability 9.0, with code for them (sm_90a).
 bool has_warpgroup_norms();

@@ -6,7 +6,8 @@
 #include "kvcache/gpu/layout.h"
 #include "kvcache/gpu/softmax_weight.h"
 #include "kvcache/gpu/squared_norms.h"
-#include "kvcache/scores/reconstruction.h"
+#include "kvcache/scores/before_kernels.h"
+#include "kvcache/scores/reconstruction_kernels.h"
 
 namespace restkv::gpu {
 namespace {
@@ -127,21 +128,6 @@ void launch_distances(Context& ctx, const AfterArguments<__nv_bfloat16>& p) {
   RESTKV_KERNEL_CHECK();
 }
 
-template <class T>
-struct BeforeArguments {
-  HeadMap heads;
-  int W;
-  int64_t L_lc, stride, v_ld;
-  const float* logits;
-  const float2* softmax;
-  const T* v;
-  const float* r;
-  const float* c;      // [Hq_lc * W, d]: R_h o
-  const float* scale;  // [Hq_lc * W]
-  RowReducer reduce;
-  float* s;
-};
-
 // c [rows, d] = R_h o and scale [rows], for 32 window rows of a head. By the same sums as R_h v: where one position
 // takes all attention, o is v bit for bit, and their difference must be zero.
 __global__ void __launch_bounds__(kThreads)
@@ -189,47 +175,100 @@ __device__ inline void distances(const float* c, int W, int d, int w0, const flo
   for (int i = 0; i < kRowBlock; ++i) distance[i] = sqrtf(distance[i]);
 }
 
+// What a block of threads works on in mode `before`.
+struct BeforeShared {
+  float* x;      // [d][kPitch] values
+  float* y;      // [d][kPitch] R_h v
+  float* terms;  // [kWarps * kRowBlock][32], of as many window rows
+
+  static int64_t floats(int64_t d, bool factors) { return (factors ? 2 : 1) * d * kPitch + 32 * kWarps * kRowBlock; }
+  __device__ BeforeShared(float* shared, int d, bool factors)
+      : x(shared), y(factors ? x + d * kPitch : x), terms(y + d * kPitch) {}
+};
+
+// The scores of the positions at[0], ..., at[count - 1], at most 32, for head h.
 template <class T>
-__global__ void __launch_bounds__(kThreads) before_kernel(BeforeArguments<T> p) {
-  extern __shared__ float shared[];
-  const int h = blockIdx.x, d = p.heads.d, W = p.W, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+__device__ void score_positions(const BeforeArguments<T>& p, int h, const int* at, int count, const BeforeShared& m) {
+  const int d = p.heads.d, W = p.W, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int g = (p.heads.q_begin + h) / p.heads.group - p.heads.kv_begin;
-  const int64_t first = static_cast<int64_t>(blockIdx.y) * 32;
-  float* x = shared;                               // [d][kPitch] values
-  float* y = p.r != nullptr ? x + d * kPitch : x;  // [d][kPitch] R_h v
-  float* terms = y + d * kPitch;                   // [kWarps * kRowBlock][32], of as many window rows
-  load_positions(p.v, p.v_ld, g * d, d, first, p.L_lc, x);
+  for (int i = threadIdx.x; i < 32 * d; i += kThreads)
+    m.x[i % d * kPitch + i / d] = i / d < count ? to_f32(p.v[at[i / d] * p.v_ld + g * d + i % d]) : 0.0f;
   __syncthreads();
   if (p.r != nullptr) {
     for (int j0 = warp * kRowBlock; j0 < d; j0 += kWarps * kRowBlock) {
       float rows[kRowBlock];
-      multiply_rows(p.r + static_cast<int64_t>(h) * d * d, d, j0, x, rows);
+      multiply_rows(p.r + static_cast<int64_t>(h) * d * d, d, j0, m.x, rows);
 #pragma unroll
       for (int i = 0; i < kRowBlock; ++i)
-        if (j0 + i < d) y[(j0 + i) * kPitch + lane] = rows[i];
+        if (j0 + i < d) m.y[(j0 + i) * kPitch + lane] = rows[i];
     }
     __syncthreads();
   }
-  const int64_t position = min(first + lane, p.stride - 1);
+  const int64_t position = at[min(lane, count - 1)];
   float state = 0.0f;
   for (int base = 0; base < W; base += kWarps * kRowBlock) {
     const int w0 = base + warp * kRowBlock;
     if (w0 < W) {
       float distance[kRowBlock];
-      distances(p.c + static_cast<int64_t>(h) * W * d, W, d, w0, y, distance);
+      distances(p.c + static_cast<int64_t>(h) * W * d, W, d, w0, m.y, distance);
       for (int i = 0; i < kRowBlock && w0 + i < W; ++i) {
         const int64_t row = static_cast<int64_t>(h) * W + w0 + i;
         const float weight = odds(softmax_weight(p.logits[row * p.stride + position], __ldg(p.softmax + row)));
-        terms[(warp * kRowBlock + i) * 32 + lane] = weight * distance[i] * p.scale[row];
+        m.terms[(warp * kRowBlock + i) * 32 + lane] = weight * distance[i] * p.scale[row];
       }
     }
     __syncthreads();
     if (warp == 0)
       for (int w = base; w < min(W, base + kWarps * kRowBlock); ++w)
-        state = p.reduce.add(state, terms[(w - base) * 32 + lane], w);
+        state = p.reduce.add(state, m.terms[(w - base) * 32 + lane], w);
     __syncthreads();
   }
-  if (warp == 0 && first + lane < p.L_lc) p.s[h * p.stride + first + lane] = p.reduce.finish(state);
+  if (warp == 0 && lane < count) p.s[h * p.stride + position] = p.reduce.finish(state);
+}
+
+// All local positions, 32 per block.
+template <class T>
+__global__ void __launch_bounds__(kThreads) before_kernel(BeforeArguments<T> p) {
+  extern __shared__ float shared[];
+  __shared__ int at[32];
+  const int64_t first = static_cast<int64_t>(blockIdx.y) * 32;
+  if (threadIdx.x < 32) at[threadIdx.x] = static_cast<int>(first) + static_cast<int>(threadIdx.x);
+  __syncthreads();
+  score_positions(p, static_cast<int>(blockIdx.x), at, static_cast<int>(min(int64_t{32}, p.L_lc - first)),
+                  BeforeShared(shared, p.heads.d, p.r != nullptr));
+}
+
+constexpr int kWordsPerBlock = 128;
+
+// The marked positions of kWordsPerBlock words of a head. Mostly there are none.
+__global__ void __launch_bounds__(kThreads) unsettled_kernel(BeforeArguments<__nv_bfloat16> p, Unsettled marked) {
+  extern __shared__ float shared[];
+  __shared__ int found[32 * 32], total;
+  const int h = blockIdx.x, lane = threadIdx.x % 32;
+  const int64_t begin = static_cast<int64_t>(blockIdx.y) * kWordsPerBlock;
+  const int count = static_cast<int>(min(int64_t{kWordsPerBlock}, marked.words_per_head - begin));
+  const uint32_t* words = marked.words + h * marked.words_per_head + begin;
+  if (__syncthreads_or(static_cast<int>(threadIdx.x) < count && words[threadIdx.x] != 0) == 0) return;
+  for (int w0 = 0; w0 < count; w0 += 32) {
+    if (threadIdx.x < 32) {
+      uint32_t word = w0 + lane < count ? words[w0 + lane] : 0;
+      int upto = __popc(word);
+      for (int step = 1; step < 32; step *= 2) {
+        const int left = __shfl_up_sync(0xffffffffu, upto, step);
+        if (lane >= step) upto += left;
+      }
+      if (lane == 31) total = upto;
+      const int64_t first = marked.first(begin + w0 + lane);
+      for (int i = upto - __popc(word); word != 0; word &= word - 1, ++i) {
+        const int bit = __ffs(static_cast<int>(word)) - 1;
+        found[i] = static_cast<int>(first) + Unsettled::offset(bit % 4, bit / 4);
+      }
+    }
+    __syncthreads();
+    for (int base = 0; base < total; base += 32)
+      score_positions(p, h, found + base, min(32, total - base), BeforeShared(shared, p.heads.d, true));
+    __syncthreads();  // all have read the list
+  }
 }
 
 dim3 cells_of(const HeadLayout& heads, int64_t columns) {
@@ -272,24 +311,69 @@ void plain_reconstruction_after(Context& ctx, const HeadLayout& heads, const Loc
   });
 }
 
+namespace {
+
+// For any head size and dtype.
+template <class T>
+void plain_before(Context& ctx, const HeadLayout& heads, const BeforeArguments<T>& p) {
+  launch(ctx, outputs_kernel, cells_of(heads, p.W), 2 * int64_t{p.heads.d} * kPitch, p.o, p.r, p.W, p.heads.d,
+         bool{p.normalize}, p.c, p.scale);
+  launch(ctx, before_kernel<T>, cells_of(heads, p.L_lc), BeforeShared::floats(p.heads.d, p.r != nullptr),
+         BeforeArguments<T>{p});
+}
+
+void settle(Context& ctx, const HeadLayout& heads, const BeforeArguments<__nv_bfloat16>& p, const Unsettled& marked) {
+  const dim3 cells(static_cast<unsigned>(heads.Hq_lc()), blocks_for(marked.words_per_head, kWordsPerBlock));
+  launch(ctx, unsettled_kernel, cells, BeforeShared::floats(p.heads.d, true), BeforeArguments<__nv_bfloat16>{p},
+         Unsettled{marked});
+}
+
+}  // namespace
+
 void reconstruction_before(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* logits,
                            const float* softmax, const float* o, const MatrixView& v, const float* r,
                            const BeforeOptions& options, float* s) {
+  reconstruction_before(ctx, heads, shard, logits, softmax, o, v, r, options, s, BeforeKernel::fastest);
+}
+
+void reconstruction_before(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* logits,
+                           const float* softmax, const float* o, const MatrixView& v, const float* r,
+                           const BeforeOptions& options, float* s, BeforeKernel kernel) {
   if (shard.L_lc == 0 || heads.Hq_lc() == 0) return;
   const int64_t d = heads.d, W = shard.W;
   // ||R (o_w - v)|| for W outputs as ||R o_w - R v||: R v once instead of W times. The difference is still taken before
   // squaring; its rounding is that of o_w itself.
   Tensor c = ctx.empty(DType::f32, {heads.Hq_lc() * W, d});
   Tensor scale = ctx.empty(DType::f32, {heads.Hq_lc() * W});
-  launch(ctx, outputs_kernel, cells_of(heads, W), 2 * d * kPitch, o, r, static_cast<int>(W), static_cast<int>(d),
-         bool{options.normalize}, c.data<float>(), scale.data<float>());
+  // Nothing that depends on the layout may choose the kernel: scores are the same bits on all.
+  const bool products = r != nullptr && v.dtype == DType::bf16 && aligned_rows(v, 16) &&
+                        reinterpret_cast<uintptr_t>(r) % 16 == 0 && has_warpgroup_before(d, W);
+  RESTKV_CHECK(products || kernel != BeforeKernel::warpgroups,
+               "reconstruction_before: no tensor-core kernel for {} of {}, {} window rows", name_of(v.dtype), d, W);
   with_elements("reconstruction_before", v, [&](const auto* values) {
     using T = std::remove_cv_t<std::remove_pointer_t<decltype(values)>>;
-    launch(ctx, before_kernel<T>, cells_of(heads, shard.L_lc),
-           (r != nullptr ? 2 : 1) * d * kPitch + 32 * kWarps * kRowBlock,
-           BeforeArguments<T>{head_map(heads), static_cast<int>(W), shard.L_lc, shard.stride, v.ld, logits,
-                              reinterpret_cast<const float2*>(softmax), values, r, c.data<float>(), scale.data<float>(),
-                              RowReducer(options.temporal, options.alpha, W), s});
+    const BeforeArguments<T> p{head_map(heads),
+                               static_cast<int>(W),
+                               shard.L_lc,
+                               shard.stride,
+                               v.ld,
+                               logits,
+                               reinterpret_cast<const float2*>(softmax),
+                               o,
+                               values,
+                               r,
+                               options.normalize,
+                               RowReducer(options.temporal, options.alpha, W),
+                               c.data<float>(),
+                               scale.data<float>(),
+                               s};
+    if constexpr (std::is_same_v<T, __nv_bfloat16>)
+      if (products && kernel != BeforeKernel::plain) {
+        Tensor marks;
+        const Unsettled marked = warpgroup_before(ctx, p, largest_group(heads), marks);
+        return settle(ctx, heads, p, marked);
+      }
+    plain_before(ctx, heads, p);
   });
 }
 

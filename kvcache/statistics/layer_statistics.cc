@@ -101,6 +101,11 @@ const Tensor& LayerStatistics::window_outputs() {
   return window_outputs_;
 }
 
+void LayerStatistics::begin_top_sets() {
+  if (!in_gpu_group() || rows() == 0 || begun_top_) return;
+  begun_top_ = begin_group_select(ctx_, sequence_, logit_rows(), past_budget_, /*beside=*/true);
+}
+
 Tensor LayerStatistics::top_position_sums() {
   if (top_sums_.numel() > 0) return top_sums_;
   Tensor sums = ctx_.empty(DType::i64, {rows()});

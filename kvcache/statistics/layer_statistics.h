@@ -48,6 +48,9 @@ class LayerStatistics {
   Tensor past_outputs(const Tensor& a);
   /// [Hq_lc * W, d]: attention output of every window row over all positions. Collective at the first call.
   const Tensor& window_outputs();
+  /// top_position_sums() will be asked for: in a group of GPU ranks its exchange begins here and runs beside what comes
+  /// next. For policies that do not ask for attention(). Collective.
+  void begin_top_sets();
   /// i64 [Hq_lc * W]: the sum of the positions of the past_budget() largest logits of every row, over all positions.
   /// Collective.
   Tensor top_position_sums();

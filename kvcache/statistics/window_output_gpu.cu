@@ -5,7 +5,7 @@
 #include "kvcache/gpu/layout.h"
 #include "kvcache/gpu/softmax_weight.h"
 #include "kvcache/gpu/tensor_core.h"
-#include "kvcache/statistics/window_output.h"
+#include "kvcache/statistics/window_output_kernels.h"
 
 namespace restkv::gpu {
 namespace {
@@ -135,16 +135,6 @@ constexpr int kTileRows = 64;
 constexpr int kTileColumns = 128;
 constexpr int kTileDepth = 32;
 
-struct WindowArguments {
-  BlockGrid grid;
-  HeadMap heads;
-  int W;
-  int64_t stride, v_ld;
-  const float* logits;
-  const float2* softmax;
-  float* partials;
-};
-
 // Each thread sums four rows and eight columns.
 template <class T>
 __global__ void __launch_bounds__(kThreads) window_output_kernel(WindowArguments p, const T* v, int row_tiles) {
@@ -237,6 +227,11 @@ void past_output_partials(Context& ctx, const HeadLayout& heads, const LocalShar
 
 void window_output_partials(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* logits,
                             const float* softmax, const MatrixView& v, float* partials) {
+  window_output_partials(ctx, heads, shard, logits, softmax, v, partials, OutputKernel::fastest);
+}
+
+void window_output_partials(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* logits,
+                            const float* softmax, const MatrixView& v, float* partials, OutputKernel kernel) {
   if (shard.L_lc == 0 || heads.Hq_lc() == 0) return;
   const WindowArguments p{block_grid(shard),
                           head_map(heads),
@@ -247,6 +242,13 @@ void window_output_partials(Context& ctx, const HeadLayout& heads, const LocalSh
                           reinterpret_cast<const float2*>(softmax),
                           partials};
   RESTKV_CHECK(p.grid.blocks <= 65535, "window_output_partials: {} blocks", p.grid.blocks);
+  // Nothing that depends on the layout may choose the kernel: outputs are the same bits on all.
+  const bool products = v.dtype == DType::bf16 && aligned_rows(v, 16) &&
+                        (heads.d == 64 || heads.d == 128 || heads.d == 256) && has_warpgroup_outputs();
+  RESTKV_CHECK(products || kernel != OutputKernel::warpgroups,
+               "window_output_partials: no tensor-core kernel for {} of {}", name_of(v.dtype), heads.d);
+  if (products && kernel != OutputKernel::plain)
+    return warpgroup_outputs(ctx, p, static_cast<const __nv_bfloat16*>(v.data), largest_group(heads));
   const unsigned row_tiles = blocks_for(largest_group(heads) * shard.W, kTileRows);
   const dim3 cells(p.heads.Hkv_lc, p.grid.blocks, row_tiles * blocks_for(heads.d, kTileColumns));
   with_elements("window_output_partials", v, [&](const auto* values) {

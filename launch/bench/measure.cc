@@ -184,6 +184,7 @@ void GroupMeasurement::decode(BenchResult& result) {
   result.step_s = steps[median_index(steps)];
   std::sort(steps.begin(), steps.end());
   auto n = static_cast<double>(steps.size());
+  result.step_mean_s = std::accumulate(steps.begin(), steps.end(), 0.0) / n;
   result.step_p95_s = steps[static_cast<size_t>(std::ceil(0.95 * n)) - 1];
   // The parts are timed in further steps, because timing them slows a step down.
   for (int64_t i = 0; i < kTimedSteps; ++i) {

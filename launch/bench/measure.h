@@ -22,6 +22,7 @@ struct BenchResult {
 
   std::vector<double> step_seconds;      ///< of every measured decode step, ascending
   double step_s = 0.0;                   ///< their median
+  double step_mean_s = 0.0;              ///< their mean: evictions while decoding come at every n-th step
   double step_p95_s = 0.0;               ///< the least time that 95% of the steps do not exceed
   std::vector<PhaseTime> decode_phases;  ///< a step's mean; bytes over all ranks
   double kv_bytes = 0.0;                 ///< K and V rows of all sequences and ranks, mean over the steps

@@ -142,6 +142,7 @@ Json decode_json(const BenchPoint& point, const BenchSetting& setting) {
   DecodeCost cost = cost_of(point, setting);
   double rate = cost.bytes / r.step_s;
   return {{"ms", digits(r.step_s * 1e3)},
+          {"mean_ms", digits(r.step_mean_s * 1e3)},
           {"p95_ms", digits(r.step_p95_s * 1e3)},
           {"steps", r.step_seconds.size()},
           {"tokens_per_s", digits(static_cast<double>(point.batch) / r.step_s)},

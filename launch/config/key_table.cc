@@ -183,8 +183,7 @@ std::vector<KeySpec> decode_keys() {
       integer_key(
           "decode.every", "tokens", kResults,
           "New tokens between two checks of the cache while decoding, with the rule of `cache.policy`. 0: "
-          "nothing is evicted while decoding. On GPUs not where a head's rows stay spread over ranks (the decode "
-          "layout `sequence` with several sequence ranks).",
+          "nothing is evicted while decoding.",
           0, kMost, FIELD(cache.decode.every)),
       integer_key("decode.trigger", "tokens", kResults,
                   "A check evicts when a head holds more than this. 0: its budget.", 0, kMost,

@@ -83,7 +83,8 @@ int64_t cache_bytes(const PlanInput& input, const ShardPlan& shard, int64_t L_lc
   if (remembers && cache.policy == "h2o") row_bytes += static_cast<int64_t>(sizeof(int64_t));
   int64_t queries = 0;
   if (remembers && (cache.policy == "restkv" || cache.policy == "snapkv"))
-    queries = cache.window * input.model.layers * heads.Hq_lc() * input.model.d * device_sizes(input.device).kv;
+    queries = cache.window * input.model.layers * (per_query ? cache_heads : cache_heads * heads.group()) *
+              input.model.d * device_sizes(input.device).kv;
   return (input.batch + input.held) * (cache_heads * rows * row_bytes + queries);
 }
 

@@ -106,6 +106,7 @@ struct PartialMerge {
   int64_t rows = 0, d = 0;
   float* merged = nullptr;      ///< [rows, d]; may be null. Zeros where no part has rows
   void* merged_bf16 = nullptr;  ///< bf16 [rows, d]; may be null
+  float* merged_lse = nullptr;  ///< [rows] log-sum-exp over all parts, -inf without rows; may be null
 };
 void merge_partial_attention(Context& ctx, const PartialMerge& args);
 

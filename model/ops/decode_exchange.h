@@ -32,6 +32,7 @@ struct PartialExchange {
   const float* lse = nullptr;   ///< [rows]; -inf without keys
   int64_t rows = 0, d = 0;      ///< rows: batch times heads; d even
   void* merged_bf16 = nullptr;  ///< [rows, d] the attention over all ranks' keys, as merge_partial_attention
+  float* merged_lse = nullptr;  ///< [rows] the log-sum-exp over all ranks' keys; may be null
 };
 inline int64_t partial_exchange_words(int64_t rows, int64_t d) { return rows * (d + 2); }
 /// Precondition: partial_exchange_words(rows, d) <= peers.words.

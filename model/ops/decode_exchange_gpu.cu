@@ -140,6 +140,7 @@ __global__ void __launch_bounds__(kThreads) exchange_merge_kernel(const __grid_c
 #pragma unroll
     for (int r = 0; r < N; ++r)
       if (r < a.peers.size) total += expf(lse[r].x - base);
+    if (i == 0 && a.own.merged_lse != nullptr) a.own.merged_lse[row] = base + logf(total);
     const float scale = total > 0.0f ? 1.0f / total : 0.0f;
     float2 x = make_float2(0.0f, 0.0f);
 #pragma unroll

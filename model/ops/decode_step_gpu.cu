@@ -15,6 +15,7 @@ __global__ void merge_kernel(PartialMerge args) {
   // No part has rows: every weight would be exp(-inf + inf).
   float base = highest == -INFINITY ? 0.0f : highest;
   for (int64_t part = 0; part < args.parts; ++part) total += expf(args.lse[part * args.lse_stride + row] - base);
+  if (threadIdx.x == 0 && args.merged_lse != nullptr) args.merged_lse[row] = base + logf(total);
   float scale = total > 0.0f ? 1.0f / total : 0.0f;
   for (int64_t c = threadIdx.x; c < args.d; c += blockDim.x) {
     float x = 0.0f;

@@ -18,7 +18,7 @@
 #include "kvcache/statistics/exchange.h"
 #include "kvcache/statistics/window_attention.h"
 #include "kvcache/statistics/window_logits.h"
-#include "kvcache/statistics/window_output.h"
+#include "kvcache/statistics/window_output_kernels.h"
 
 namespace restkv {
 namespace {
@@ -140,12 +140,23 @@ void measure(Context& ctx, int64_t L) {
          window_output_partials(ctx, heads, shard, logits.data<float>(), softmax.data<float>(), MatrixView(v),
                                 window.data<float>());
        }},
+      {"the same, plain",
+       [&] {
+         gpu::window_output_partials(ctx, heads, shard, logits.data<float>(), softmax.data<float>(), MatrixView(v),
+                                     window.data<float>(), gpu::OutputKernel::plain);
+       }},
       {"fold_outputs (before)",
        [&] { fold_outputs(ctx, window.data<float>(), slot, rows, d, window_o.data<float>()); }},
       {"reconstruction_before",
        [&] {
          reconstruction_before(ctx, heads, shard, logits.data<float>(), softmax.data<float>(), window_o.data<float>(),
                                MatrixView(v), r.data<float>(), {}, s.data<float>());
+       }},
+      {"the same, plain",
+       [&] {
+         gpu::reconstruction_before(ctx, heads, shard, logits.data<float>(), softmax.data<float>(),
+                                    window_o.data<float>(), MatrixView(v), r.data<float>(), {}, s.data<float>(),
+                                    gpu::BeforeKernel::plain);
        }},
       {"after, without factors",
        [&] {

@@ -112,6 +112,8 @@ TEST_F(EvictionGpu, AgreesWithTheCpuOnBf16) {
   for (const auto& [name, shape] : shapes)
     for (const CacheConfig& config : case_configs()) {
       if (shape.L > 10000 && (config.mode == ScoreMode::before || config.policy == "random")) continue;
+      // Every window output is the one value that there is: their distances are rounding alone.
+      if (shape.content == Content::constant && config.mode == ScoreMode::before) continue;
       compare(random_case(name + ", " + config.policy, shape, config, seed++), DType::bf16,
               tolerance_of(shape, kScoresGpuBf16));
     }

@@ -70,6 +70,7 @@ TEST_F(BenchRun, WritesTheEnvironmentAndEveryPoint) {
   EXPECT_LE(phases, 1.01 * p["prefill"]["s"].get<double>());
   EXPECT_EQ(p["decode"]["steps"], 3);
   EXPECT_GE(p["decode"]["p95_ms"].get<double>(), p["decode"]["ms"].get<double>());
+  EXPECT_GT(p["decode"]["mean_ms"].get<double>(), p["decode"]["ms"].get<double>() / 3.0);  // of three steps
   EXPECT_FALSE(p["decode"]["phases"].empty());
   // K and V, layers, heads, head size, float; kept rows, and 1.5 new ones on average.
   EXPECT_EQ(p["decode"]["kv_bytes"], 2 * 2 * 2 * 32 * 4 * 33.5);

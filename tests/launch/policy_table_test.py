@@ -59,7 +59,7 @@ class PolicyTable(unittest.TestCase):
         self.assertEqual([(r["policy"], r["budget"], r["right"]) for r in rows],
                          [("full", None, 3), ("h2o", 64, 0), ("h2o", 128, 3), ("snapkv", 64, 0), ("snapkv", 128, 3)])
         with open(os.path.join(self.folder, "out", "table.md"), encoding="utf-8") as f:
-            self.assertIn("| snapkv | 400 | 128 | 3 of 3 | 1.00 | 25.0 % | 1.00 | 0.250 | 2.5 |", f.read())
+            self.assertIn("| snapkv | 400 | 128 | 3 of 3 | 1.00 | 25.0 % | 1.000 | 0.2500 | 2.50 |", f.read())
         with open(os.path.join(self.folder, "out", "h2o-400-64.yaml"), encoding="utf-8") as f:
             self.assertIn("  window: 32\n", f.read())
 

@@ -1,4 +1,4 @@
-// Eviction while decoding on ranks that are threads and share one GPU, in the decode layout tensor, against one rank.
+// Eviction while decoding on ranks that are threads and share one GPU, against one rank.
 // Skips when there is no GPU.
 #include <cstdlib>
 
@@ -29,7 +29,7 @@ TEST_P(DecodeEvictLoopback, KeepsWhatOneRankKeeps) {
         ProcessGrid grid = loopback_grid(rank, c.sequence, c.tensor);
         ModelConfig config = small_config(c.Hq, c.Hkv, c.d);
         config.intermediate = 352;  // few blocks: ranks that share a GPU wait for each other with kernels on it
-        expect_eviction_of_one_rank(rank.ctx, grid, config, false);
+        expect_eviction_of_one_rank(rank.ctx, grid, config, {.graphs = false}, decode_evict_caches());
       },
       400.0);
 }
@@ -39,26 +39,67 @@ INSTANTIATE_TEST_SUITE_P(Layouts, DecodeEvictLoopback,
                                            EvictLayout{2, 2, 8, 4, 64}, EvictLayout{1, 4, 8, 4, 64},
                                            EvictLayout{3, 1, 6, 3, 64}));
 
-// One KV head on two ranks: rules that read no queries, and tova's sum over all heads; the others say what they need.
-class DecodeEvictShared : public GpuTest {};
+// The rows of a head on several ranks. Merges are collectives here: no kernel waits for another rank.
+class DecodeEvictSpread : public GpuTest, public ::testing::WithParamInterface<EvictLayout> {};
 
-TEST_F(DecodeEvictShared, KvHeadsOfSeveralRanks) {
+TEST_P(DecodeEvictSpread, KeepsWhatOneRankKeeps) {
+  ASSERT_TRUE(kEager);
+  const EvictLayout c = GetParam();
   gpu.reset();
   run_loopback(
-      4, Device::gpu,
+      c.sequence * c.tensor, Device::gpu,
       [&](LoopbackRank& rank) {
-        ProcessGrid grid = loopback_grid(rank, 4, 1), alone(make_self_communicator(), 1, 1);
-        ModelConfig config = small_config(8, 2, 64);
+        ProcessGrid grid = loopback_grid(rank, c.sequence, c.tensor);
+        ModelConfig config = small_config(c.Hq, c.Hkv, c.d);
         config.intermediate = 352;
-        for (const char* policy : {"streaming_llm", "lacache", "tova"}) {
-          const CacheConfig cache = decode_evict_cache(policy, 80, 1);
-          const EvictedText want = run_evicting(rank.ctx, alone, config, cache, 300, 40, false),
-                            got = run_evicting(rank.ctx, grid, config, cache, 300, 40, false);
-          EXPECT_GE(jaccard(got.kept, want.kept), policy == std::string("tova") ? 0.5 : 1.0) << policy;
-        }
-        EXPECT_THROW(make_evicting_model(rank.ctx, grid, config, decode_evict_cache("h2o", 80, 1)), InputError);
+        expect_eviction_of_one_rank(rank.ctx, grid, config,
+                                    {.mode = DecodeMode::sequence, .graphs = false, .peer_memory = false},
+                                    decode_evict_caches());
       },
       400.0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Layouts, DecodeEvictSpread,
+                         ::testing::Values(EvictLayout{2, 1, 8, 4, 64}, EvictLayout{3, 1, 6, 3, 64},
+                                           EvictLayout{4, 1, 8, 4, 64}, EvictLayout{2, 2, 8, 4, 64}));
+
+// One KV head on two ranks: by shares of one rank's heads in mode tensor, by tensor ranks with a part of the group each
+// in both modes.
+class DecodeEvictShared : public GpuTest {
+ protected:
+  static std::vector<CacheConfig> caches() {
+    std::vector<CacheConfig> all;
+    for (const char* policy : {"streaming_llm", "lacache", "tova", "h2o"})
+      all.push_back(decode_evict_cache(policy, 80, 1));
+    for (const char* policy : {"snapkv", "restkv"}) all.push_back(decode_evict_cache(policy, 80, 8));
+    all.push_back(decode_evict_cache("h2o", 60, 2));
+    all.back().allocation = Allocation::ada;
+    return all;
+  }
+  void run(int sequence, int tensor, const ModelConfig& shape, const RanksForm& form) {
+    gpu.reset();
+    run_loopback(
+        sequence * tensor, Device::gpu,
+        [&](LoopbackRank& rank) {
+          ProcessGrid grid = loopback_grid(rank, sequence, tensor);
+          ModelConfig config = shape;
+          config.intermediate = 352;
+          expect_eviction_of_one_rank(rank.ctx, grid, config, form, caches());
+        },
+        400.0);
+  }
+};
+
+TEST_F(DecodeEvictShared, SharesOfHeads) {
+  run(4, 1, small_config(8, 2, 64), {.graphs = false, .peer_memory = false});
+  // Three shares of two KV heads with four query heads each: one of them has parts of both.
+  run(3, 1, small_config(8, 2, 64), {.graphs = false, .peer_memory = false});
+}
+
+TEST_F(DecodeEvictShared, TensorRanksWithPartsOfGroups) {
+  run(1, 4, small_config(8, 2, 64), {.graphs = false, .peer_memory = false});
+  run(2, 2, small_config(8, 1, 64), {.graphs = false, .peer_memory = false});
+  run(2, 2, small_config(8, 1, 64), {.mode = DecodeMode::sequence, .graphs = false, .peer_memory = false});
 }
 
 }  // namespace

@@ -82,6 +82,35 @@ TEST(DecodeEviction, SameTextOnEveryLayout) {
     }
 }
 
+// One KV head whose query heads lie on several tensor ranks, which have a part of its group each.
+TEST(DecodeEviction, SameTextWhereTensorRanksShareKvHeads) {
+  const ModelConfig config = tiny_config(12, 1);
+  std::vector<CacheConfig> caches;
+  for (const char* policy : {"streaming_llm", "tova", "h2o", "snapkv", "restkv", "key_norm"})
+    caches.push_back(testing::decode_evict_cache(policy, 80, 8));
+  caches.push_back(testing::decode_evict_cache("h2o", 60, 2));
+  caches.back().allocation = Allocation::ada;
+  caches.push_back(testing::decode_evict_cache("restkv", 60, 7));
+  caches.back().allocation = Allocation::ada_pyramid;
+  caches.push_back(testing::decode_evict_cache("snapkv", 80, 8));
+  caches.back().positions = Positions::cache;
+  for (int64_t L : {300, 40})
+    for (const CacheConfig& cache : caches) {
+      ProcessGrid alone(make_self_communicator(), 1, 1);
+      const Outcome want = run(alone, config, cache, DecodeMode::tensor, random_prompt(L), 60);
+      for (auto [sequence_size, tensor_size] : testing::all_layouts())
+        for (DecodeMode mode : {DecodeMode::tensor, DecodeMode::sequence}) {
+          if (!testing::layout_allowed(config, tensor_size)) continue;
+          SCOPED_TRACE(fmt::format("{}, prompt {}, layout {}x{}, mode {}", cache.policy, L, sequence_size, tensor_size,
+                                   static_cast<int>(mode)));
+          ProcessGrid grid = testing::make_grid(sequence_size, tensor_size);
+          const Outcome got = run(grid, config, cache, mode, random_prompt(L), 60);
+          EXPECT_EQ(got.text, want.text);
+          EXPECT_GE(testing::jaccard(got.kept, want.kept), 0.9);
+        }
+    }
+}
+
 TEST(DecodeEviction, PositionsByDefinition) {
   const ModelConfig config = tiny_config();
   ProcessGrid grid = testing::make_grid(testing::mpi_runtime().size(), 1);

@@ -100,22 +100,22 @@ TEST_F(DecodeEvictModelGpu, PositionsByDefinition) {
       }
   for (int64_t L : {300, 20}) {
     const int steps = static_cast<int>(350 - L);
-    EXPECT_EQ(run_evicting(*gpu, grid, config, decode_evict_cache("sliding_window", 80, 1), L, steps, true).kept,
+    EXPECT_EQ(run_evicting(*gpu, grid, config, decode_evict_cache("sliding_window", 80, 1), L, steps, RanksForm{}).kept,
               recent);
-    EXPECT_EQ(run_evicting(*gpu, grid, config, decode_evict_cache("streaming_llm", 80, 1), L, steps, true).kept,
+    EXPECT_EQ(run_evicting(*gpu, grid, config, decode_evict_cache("streaming_llm", 80, 1), L, steps, RanksForm{}).kept,
               streaming);
   }
   const CacheConfig cache = decode_evict_cache("lacache", 80, 1);
   const KeptSet want = ladder_by_definition(config);
-  EXPECT_EQ(run_evicting(*gpu, grid, config, cache, 300, 50, true).kept, want);
+  EXPECT_EQ(run_evicting(*gpu, grid, config, cache, 300, 50, RanksForm{}).kept, want);
 }
 
 TEST_F(DecodeEvictModelGpu, AWideBudgetChangesNothing) {
   CacheConfig full;
   full.policy = "full";
-  const EvictedText want = run_evicting(*gpu, grid, config, full, 100, 30, true);
+  const EvictedText want = run_evicting(*gpu, grid, config, full, 100, 30, RanksForm{});
   for (const char* policy : {"sliding_window", "streaming_llm", "lacache", "tova", "h2o", "restkv", "snapkv"}) {
-    const EvictedText got = run_evicting(*gpu, grid, config, decode_evict_cache(policy, 200, 1), 100, 30, true);
+    const EvictedText got = run_evicting(*gpu, grid, config, decode_evict_cache(policy, 200, 1), 100, 30, RanksForm{});
     EXPECT_EQ(got.text, want.text) << policy;
     EXPECT_EQ(got.kept, want.kept) << policy;
   }
@@ -145,6 +145,12 @@ TEST_F(DecodeEvictModelGpu, LongGenerationStaysWithinItsBound) {
     const int64_t row = 2 * config.d * 2, rows = bound_of(cache) + 1;
     EXPECT_LE(capacity, config.layers * config.Hkv * row * (policy == std::string("lacache") ? 2 : 1) * rows);
   }
+}
+
+TEST_F(DecodeEvictModelGpu, FourThousandTokensWithinTheBound) {
+  for (const auto& [policy, every] :
+       std::vector<std::pair<const char*, int64_t>>{{"streaming_llm", 1}, {"h2o", 1}, {"lacache", 4}, {"restkv", 64}})
+    expect_long_generation_within_bound(*gpu, grid, config, decode_evict_cache(policy, 256, every), {});
 }
 
 TEST_F(DecodeEvictModelGpu, PhasesName) {
