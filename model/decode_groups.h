@@ -59,7 +59,8 @@ class DecodeGroups {
 
   /// partial: [rows, d] outputs, then [rows] log-sum-exps, f32, of this rank -> merged bf16 [rows, d] over the sequence
   /// group. rows: batch times heads. lse f32 [rows], when not null: the log-sum-exps over the group.
-  void merge(const DecodeGroupBuffers& buffers, const Tensor& partial, int64_t rows, void* merged, float* lse = nullptr);
+  void merge(const DecodeGroupBuffers& buffers, const Tensor& partial, int64_t rows, void* merged,
+             float* lse = nullptr);
 
   /// Where a batch of n members has its own columns of the logits computed, [n, own_columns().size()] f32 with leading
   /// dimension ld: in `logits` [n, vocab] itself, or in `buffers`.

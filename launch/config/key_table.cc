@@ -180,11 +180,10 @@ std::vector<KeySpec> score_keys() {
 
 std::vector<KeySpec> decode_keys() {
   return {
-      integer_key(
-          "decode.every", "tokens", kResults,
-          "New tokens between two checks of the cache while decoding, with the rule of `cache.policy`. 0: "
-          "nothing is evicted while decoding.",
-          0, kMost, FIELD(cache.decode.every)),
+      integer_key("decode.every", "tokens", kResults,
+                  "New tokens between two checks of the cache while decoding, with the rule of `cache.policy`. 0: "
+                  "nothing is evicted while decoding.",
+                  0, kMost, FIELD(cache.decode.every)),
       integer_key("decode.trigger", "tokens", kResults,
                   "A check evicts when a head holds more than this. 0: its budget.", 0, kMost,
                   FIELD(cache.decode.trigger)),
