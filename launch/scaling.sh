@@ -28,6 +28,8 @@ limit=()
 if free_mib=$(nvidia-smi --query-gpu=memory.free --format=csv,noheader,nounits 2>/dev/null | sort -n | head -n 1) &&
   [ -n "$free_mib" ]; then
   limit=(--set "parallel.memory_gib=$((free_mib / 1024 - room_gib))")
+elif [ "$gpus" -gt 1 ]; then
+  echo "scaling.sh: no nvidia-smi; without -- --set parallel.memory_gib=N plans may use all of a GPU's memory" >&2
 fi
 
 layouts() { # every sequence x tensor of 1, 2, 4, ... up to $1 ranks, at least $2
