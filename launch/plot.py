@@ -5,7 +5,7 @@
 
 Every file holds the JSON lines of one or several runs; of points measured twice the last one counts, refused and failed
 ones are left out. Written: FOLDER/context.png; FOLDER/ranks.png when there are points of several numbers of ranks; and
-FOLDER/scaling.png (time and efficiency over ranks) when there are, or when a file holds projections of `restkv plan`
+FOLDER/scaling.png (time and efficiency over ranks, and the eviction's part of the prefill) when there are, or when a file holds projections of `restkv plan`
 (plan.file) or predictions beside measurements: those are dashed, with open markers. FOLDER/weak.png when the prompt grows
 with the ranks.
 Needs matplotlib.
@@ -131,11 +131,37 @@ def scaling_lines(points):
     return {key: sorted((ranks, *times) for ranks, times in line.items()) for key, line in lines.items()}
 
 
+def share_lines(points):
+    """{label: [(ranks, eviction, its exchanges)]}: percent of the prefill, on the rank that waits least; of layouts of as many
+    ranks the fastest prefill counts."""
+    evicting = [p for p in points if p["kind"] == "point" and p["prefill"].get("evict_share", 0) > 0]
+    return {label: [(ranks, 100 * p["prefill"]["evict_share"], 100 * p["prefill"]["evict_exchange_share"])
+                    for ranks, p in line]
+            for label, line in series(evicting, "ranks", {"layout", "batch"}).items()} if evicting else {}
+
+
+def draw_shares(axes, lines, ticks):
+    for panel, title, column in zip(axes, ("eviction", "exchanges of the eviction"), (1, 2)):
+        for i, (label, line) in enumerate(sorted(lines.items())):
+            panel.plot([row[0] for row in line], [row[column] for row in line], marker="o", markersize=5, color=f"C{i % 10}",
+                       label=label)
+        panel.set_title(f"{title}, part of the prefill")
+        panel.set_xlabel("ranks")
+        panel.set_ylabel("%")
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(ticks, [str(t) for t in ticks])
+        panel.minorticks_off()
+        panel.set_ylim(bottom=0)
+        panel.grid(True, alpha=0.3)
+        panel.legend(fontsize=8)
+
+
 def draw_scaling(plt, points, path):
     lines = scaling_lines(points)
     labels = sorted({label for _, label in lines})
     styles = {"measured": ("-", "full"), "predicted": ("--", "none"), "projection": (":", "none")}
-    figure, axes = plt.subplots(2, 2, figsize=(13, 10))
+    shares = share_lines(points)
+    figure, axes = plt.subplots(3 if shares else 2, 2, figsize=(13, 15 if shares else 10))
     panels = (("prefill", "s", 1, False), ("decode step", "ms", 2, False),
               ("prefill, efficiency over the smallest layout", "", 1, True),
               ("decode, efficiency over the smallest layout", "", 2, True))
@@ -158,6 +184,8 @@ def draw_scaling(plt, points, path):
         else:
             panel.set_yscale("log")
         panel.grid(True, which="both", alpha=0.3)
+    if shares:
+        draw_shares(axes[2], shares, sorted({row[0] for line in shares.values() for row in line}))
     handles, names = axes.flat[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="lower center", ncols=min(3, len(names)), fontsize=8)
     figure.tight_layout(rect=(0, 0.03 + 0.02 * ((len(names) + 2) // 3), 1, 1))

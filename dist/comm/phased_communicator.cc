@@ -13,11 +13,13 @@ class PhasedCommunicator::Scope {
     if (clock_ == nullptr) return;
     before_ = clock_->current();
     clock_->start(group.phase_);
-    activity().step = before_;  // messages name what the exchange is for
+    activity().step = step_;  // messages name what the exchange is for
   }
   // After an error nobody asks for times any more.
   ~Scope() {
-    if (clock_ != nullptr && std::uncaught_exceptions() == exceptions_) clock_->start(before_);
+    if (clock_ == nullptr || std::uncaught_exceptions() != exceptions_) return;
+    clock_->start(before_);
+    activity().step = step_;
   }
   Scope(const Scope&) = delete;
   Scope& operator=(const Scope&) = delete;
@@ -25,6 +27,7 @@ class PhasedCommunicator::Scope {
  private:
   PhaseClock* clock_;
   const char* before_ = nullptr;
+  const char* step_ = activity().step;
   int exceptions_ = std::uncaught_exceptions();
 };
 

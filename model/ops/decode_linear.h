@@ -103,7 +103,8 @@ namespace gpu {
 /// a captured graph keeps what it was captured with.
 enum class DecodeKernel { automatic, streamed, shared };
 inline DecodeKernel decode_kernel = DecodeKernel::automatic;
-/// Larger batches are `shared`.
+/// Larger batches are `shared`. (Not measured yet: tests/bench/decode_linear_bench. All are `streamed`, which is
+/// known.)
 inline constexpr int kStreamedBatch = kMaxDecodeBatch;
 
 // In stream order; launched so that their first weights are fetched while the kernel before them ends.

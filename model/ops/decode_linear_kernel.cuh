@@ -1,4 +1,4 @@
-// The kernel behind every product of decode_linear.h: y = x w^T for few rows of x, bound by the reading of w.
+// The products of decode_linear.h for few sequences: y = x w^T, bound by the reading of w.
 //
 // A tile is 16 rows of w (two runs of 8 that need not be neighbours: the halves of a rotated head, gate and up) times
 // all of K; a block takes RT tiles at once and strides over the rest. K is cut in chunks of 64 elements dealt to the

@@ -102,6 +102,18 @@ class Plot(unittest.TestCase):
             ("predicted", "full"): [(1, 0.5, 2.0), (2, 0.25, 2.0)],
             ("projection", "full"): [(8, 0.0512, 1.5)]})
 
+    def test_shares_of_the_eviction(self):
+        plot = load_plot()
+        points = [point(512, policy, n, batch) for policy in ("full", "restkv") for n in (2, 1) for batch in (1, 8)]
+        for p in points:
+            p["file"] = "a"
+            p["prefill"].update(evict_share=0.0 if p["policy"] == "full" else 0.02, evict_exchange_share=0.001 * (p["ranks"] - 1))
+        (line,) = plot.share_lines(points).values()
+        self.assertEqual(line, [(1, 2.0, 0.0), (2, 2.0, 0.1)])
+        self.assertEqual(plot.share_lines(points[:4]), {})
+        if HAS_MATPLOTLIB:
+            self.expect_pngs(self.plot(self.write("a.jsonl", points)), ["context.png", "ranks.png", "scaling.png"])
+
     def test_mistakes(self):
         for entries, why in ((["nonsense\n"], "a.jsonl:1: found no JSON object"),
                              ([{"text": "an answer"}], "a.jsonl:1: found no line of restkv bench"),
