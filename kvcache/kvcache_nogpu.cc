@@ -41,10 +41,9 @@ void past_output_partials(Context&, const HeadLayout&, const LocalShard&, const 
   absent();
 }
 void window_output_partials(Context&, const HeadLayout&, const LocalShard&, const float*, const float*,
-                            const MatrixView&, float*, const CandidateLists*) {
+                            const MatrixView&, float*) {
   absent();
 }
-bool window_outputs_can_list(const HeadLayout&, const MatrixView&) { absent(); }
 void fold_outputs(Context&, const float*, const std::vector<int64_t>&, int64_t, int64_t, float*) { absent(); }
 void pack_edges(Context&, const LocalShard&, const float*, int64_t, int64_t, float*) { absent(); }
 void copy_rows(Context&, const float*, int64_t, float*, int64_t, int64_t, int64_t) { absent(); }

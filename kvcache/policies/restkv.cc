@@ -46,11 +46,11 @@ class RestKv : public Policy {
 
   Tensor before(LayerStatistics& layer) const {
     const CacheConfig& config = layer.config();
-    const Tensor& o = layer.window_outputs(config.pooling == Pooling::adaptive);
+    if (config.pooling == Pooling::adaptive) layer.begin_top_sets();
     Tensor s = layer.new_rows(layer.heads().Hq_lc());
-    reconstruction_before(layer.ctx(), layer.heads(), layer.shard(), layer.logits(), layer.softmax(), o.data<float>(),
-                          layer.layer().v, factors(layer), {temporal(config), config.alpha, config.normalize},
-                          s.data<float>());
+    reconstruction_before(layer.ctx(), layer.heads(), layer.shard(), layer.logits(), layer.softmax(),
+                          layer.window_outputs().data<float>(), layer.layer().v, factors(layer),
+                          {temporal(config), config.alpha, config.normalize}, s.data<float>());
     return s;
   }
 };

@@ -79,11 +79,8 @@ namespace gpu {
 struct RowState;  // gpu/row_state.h
 }
 
-/// Up to this k select_top_beside() on one rank sets no upper bounds.
-inline constexpr int64_t kMostUnbounded = 1024;
-
 /// Where an op that reads all values of a selection for its own purpose leaves what the selection has to know of them.
-/// On a GPU; filled by window_attention() or window_output_partials().
+/// On a GPU; filled by window_attention().
 struct CandidateLists {
   gpu::RowState* states = nullptr;  ///< [rows], with bounds
   uint64_t* candidates = nullptr;   ///< [rows, gpu::kCandidates]

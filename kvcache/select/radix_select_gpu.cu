@@ -20,7 +20,6 @@ constexpr int kGatherThreads = 256;
 constexpr int kWarps = kGatherThreads / 32;
 constexpr int kWarpList = kCandidates / kWarps;
 constexpr uint32_t kKeyOfMinusInf = 0x007fffffu;
-static_assert(kMostUnbounded <= kCandidates / 4, "see guess_bounds()");
 constexpr int64_t kMostListed = kCandidates / 2;  // the largest k whose whole top set is listed
 
 // The value with this key; what lies below -inf (NaN) counts as -inf.
@@ -233,7 +232,7 @@ void search(Context& ctx, const RowValues& rows, int64_t count, bool all_above, 
     if (read != nullptr) {
       // For so small a k guess_bounds sets no upper bound (and a list without one would be exact too).
       const CandidateLists lists{state, candidate,
-                                 !all_above && (rows.k_of_row != nullptr || rows.k_all > kMostUnbounded)};
+                                 !all_above && (rows.k_of_row != nullptr || rows.k_all > kCandidates / 4)};
       read(&lists);
     } else {
       gather(stream, rows, count, state, candidate);

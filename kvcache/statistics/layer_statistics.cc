@@ -57,20 +57,15 @@ Tensor LayerStatistics::attention(RowReduction reduction, double alpha, bool wit
   };
   const bool with_lists = with_top_sets && takes_all_ascending(reduction) && ctx_.device() == Device::gpu &&
                           rows() > 0 && shard_.W <= kMostListedRows;
-  if (with_lists)
-    begin_top_sets(run);
-  else
+  if (with_lists && sequence_.size() > 1) {
+    begun_top_ = begin_group_select(ctx_, sequence_, logit_rows(), past_budget_, /*beside=*/true, run);
+  } else if (with_lists) {
+    top_sums_ = ctx_.empty(DType::i64, {rows()});
+    top_ = select_top_beside(ctx_, sequence_, logit_rows(), past_budget_, top_sums_.data<int64_t>(), run);
+  } else {
     run(nullptr);
-  return a;
-}
-
-void LayerStatistics::begin_top_sets(const ReadValues& read) {
-  if (in_gpu_group()) {
-    begun_top_ = begin_group_select(ctx_, sequence_, logit_rows(), past_budget_, /*beside=*/true, read);
-    return;
   }
-  top_sums_ = ctx_.empty(DType::i64, {rows()});
-  top_ = select_top_beside(ctx_, sequence_, logit_rows(), past_budget_, top_sums_.data<int64_t>(), read);
+  return a;
 }
 
 Tensor LayerStatistics::column_scores() {
@@ -95,26 +90,20 @@ Tensor LayerStatistics::past_outputs(const Tensor& a) {
   return o;
 }
 
-const Tensor& LayerStatistics::window_outputs(bool with_top_sets) {
+const Tensor& LayerStatistics::window_outputs() {
   if (window_outputs_.numel() > 0 || rows() == 0) return window_outputs_;
   const int64_t elements = rows() * heads_.d;
   Tensor partials = ctx_.empty(DType::f32, {static_cast<int64_t>(shard_.blocks.size()), elements});
-  const auto run = [&](const CandidateLists* lists) {
-    window_output_partials(ctx_, heads_, shard_, logits(), softmax(), layer_.v, partials.data<float>(), lists);
-  };
-  // Of the same answer on all ranks but for those without positions, which make the same exchange.
-  const bool can_list =
-      window_outputs_can_list(ctx_, heads_, layer_.v) && (sequence_.size() > 1 || past_budget_ <= kMostUnbounded);
-  if (with_top_sets && can_list) {
-    begin_top_sets(run);
-  } else {
-    if (with_top_sets && in_gpu_group()) begin_top_sets(nullptr);
-    run(nullptr);
-  }
+  window_output_partials(ctx_, heads_, shard_, logits(), softmax(), layer_.v, partials.data<float>());
   Tensor all = gather_blocks(ctx_, sequence_, *layer_.partition, partials, elements);
   window_outputs_ = ctx_.empty(DType::f32, {rows(), heads_.d});
   fold_outputs(ctx_, all.data<float>(), slot_, rows(), heads_.d, window_outputs_.data<float>());
   return window_outputs_;
+}
+
+void LayerStatistics::begin_top_sets() {
+  if (!in_gpu_group() || rows() == 0 || begun_top_) return;
+  begun_top_ = begin_group_select(ctx_, sequence_, logit_rows(), past_budget_, /*beside=*/true);
 }
 
 Tensor LayerStatistics::top_position_sums() {

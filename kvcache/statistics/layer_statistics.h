@@ -47,8 +47,10 @@ class LayerStatistics {
   /// [Hq_lc, d]: sum over the past of a[h, i] * v_i. Collective.
   Tensor past_outputs(const Tensor& a);
   /// [Hq_lc * W, d]: attention output of every window row over all positions. Collective at the first call.
-  /// with_top_sets: as for attention().
-  const Tensor& window_outputs(bool with_top_sets = false);
+  const Tensor& window_outputs();
+  /// top_position_sums() will be asked for: in a group of GPU ranks its exchange begins here and runs beside what comes
+  /// next. For policies that do not ask for attention(). Collective.
+  void begin_top_sets();
   /// i64 [Hq_lc * W]: the sum of the positions of the past_budget() largest logits of every row, over all positions.
   /// Collective.
   Tensor top_position_sums();
@@ -65,8 +67,6 @@ class LayerStatistics {
   void compute_logits();
   bool in_gpu_group() const { return ctx_.device() == Device::gpu && sequence_.size() > 1; }
   SelectRows logit_rows();
-  // The selection of the top sets, with `read` as its pass over the logits; in a group its exchange begins.
-  void begin_top_sets(const ReadValues& read);
   int64_t rows() const { return heads_.Hq_lc() * shard_.W; }
 
   Context& ctx_;

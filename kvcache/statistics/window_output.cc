@@ -1,6 +1,5 @@
 #include "kvcache/statistics/window_output.h"
 
-#include "dist/base/error.h"
 #include "kvcache/device_dispatch.h"
 
 namespace restkv {
@@ -12,15 +11,9 @@ void past_output_partials(Context& ctx, const HeadLayout& heads, const LocalShar
 }
 
 void window_output_partials(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* logits,
-                            const float* softmax, const MatrixView& v, float* partials, const CandidateLists* lists) {
-  if (ctx.device() == Device::gpu)
-    return gpu::window_output_partials(ctx, heads, shard, logits, softmax, v, partials, lists);
-  RESTKV_CHECK(lists == nullptr, "candidates are listed on a GPU alone");
+                            const float* softmax, const MatrixView& v, float* partials) {
+  if (ctx.device() == Device::gpu) return gpu::window_output_partials(ctx, heads, shard, logits, softmax, v, partials);
   cpu::window_output_partials(ctx, heads, shard, logits, softmax, dense_f32("window_output_partials", v), partials);
-}
-
-bool window_outputs_can_list(const Context& ctx, const HeadLayout& heads, const MatrixView& v) {
-  return ctx.device() == Device::gpu && gpu::window_outputs_can_list(heads, v);
 }
 
 void fold_outputs(Context& ctx, const float* gathered, const std::vector<int64_t>& slot, int64_t rows, int64_t d,

@@ -4,7 +4,6 @@
 #include "dist/base/gemm.h"
 #include "kvcache/heads.h"
 #include "kvcache/local_shard.h"
-#include "kvcache/select/radix_select.h"
 
 namespace restkv {
 
@@ -14,14 +13,9 @@ void past_output_partials(Context& ctx, const HeadLayout& heads, const LocalShar
                           const MatrixView& v, float* partials);
 
 /// Mode `before`: partials[b, h * W + w] = sum over all positions i of block b of A[w, i] * v_i, with A from logits
-/// [Hq_lc * W, stride] and softmax [Hq_lc * W, 2] (window_logits.h). partials [local blocks, Hq_lc * W, d] (f32).
-/// lists, where window_outputs_can_list(): of a selection on the rows of logits, without upper bounds.
+/// [Hq_lc * W, stride] and softmax [Hq_lc * W, 2] (window_logits.h). partials [local blocks, Hq_lc * W, d] (f32)
 void window_output_partials(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* logits,
-                            const float* softmax, const MatrixView& v, float* partials,
-                            const CandidateLists* lists = nullptr);
-
-/// Whether window_output_partials() lists candidates as well: where it multiplies by warpgroups on a GPU.
-bool window_outputs_can_list(const Context& ctx, const HeadLayout& heads, const MatrixView& v);
+                            const float* softmax, const MatrixView& v, float* partials);
 
 /// output [rows, d]: the sum of all blocks, in block order, in f64. gathered [slots, rows, d]; block b in slot[b].
 void fold_outputs(Context& ctx, const float* gathered, const std::vector<int64_t>& slot, int64_t rows, int64_t d,
@@ -40,8 +34,7 @@ namespace gpu {  // window_output_gpu.cu
 void past_output_partials(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* a,
                           const MatrixView& v, float* partials);
 void window_output_partials(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* logits,
-                            const float* softmax, const MatrixView& v, float* partials, const CandidateLists* lists);
-bool window_outputs_can_list(const HeadLayout& heads, const MatrixView& v);
+                            const float* softmax, const MatrixView& v, float* partials);
 void fold_outputs(Context& ctx, const float* gathered, const std::vector<int64_t>& slot, int64_t rows, int64_t d,
                   float* output);
 }  // namespace gpu

@@ -226,35 +226,27 @@ void past_output_partials(Context& ctx, const HeadLayout& heads, const LocalShar
 }
 
 void window_output_partials(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* logits,
-                            const float* softmax, const MatrixView& v, float* partials, const CandidateLists* lists) {
-  window_output_partials(ctx, heads, shard, logits, softmax, v, partials, OutputKernel::fastest, lists);
-}
-
-// Nothing that depends on the layout may choose the kernel: outputs are the same bits on all.
-bool window_outputs_can_list(const HeadLayout& heads, const MatrixView& v) {
-  return v.dtype == DType::bf16 && aligned_rows(v, 16) && (heads.d == 64 || heads.d == 128 || heads.d == 256) &&
-         has_warpgroup_outputs();
+                            const float* softmax, const MatrixView& v, float* partials) {
+  window_output_partials(ctx, heads, shard, logits, softmax, v, partials, OutputKernel::fastest);
 }
 
 void window_output_partials(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* logits,
-                            const float* softmax, const MatrixView& v, float* partials, OutputKernel kernel,
-                            const CandidateLists* lists) {
+                            const float* softmax, const MatrixView& v, float* partials, OutputKernel kernel) {
   if (shard.L_lc == 0 || heads.Hq_lc() == 0) return;
-  WindowArguments p{block_grid(shard),
-                    head_map(heads),
-                    static_cast<int>(shard.W),
-                    shard.stride,
-                    v.ld,
-                    logits,
-                    reinterpret_cast<const float2*>(softmax),
-                    partials};
+  const WindowArguments p{block_grid(shard),
+                          head_map(heads),
+                          static_cast<int>(shard.W),
+                          shard.stride,
+                          v.ld,
+                          logits,
+                          reinterpret_cast<const float2*>(softmax),
+                          partials};
   RESTKV_CHECK(p.grid.blocks <= 65535, "window_output_partials: {} blocks", p.grid.blocks);
-  const bool products = window_outputs_can_list(heads, v);
+  // Nothing that depends on the layout may choose the kernel: outputs are the same bits on all.
+  const bool products = v.dtype == DType::bf16 && aligned_rows(v, 16) &&
+                        (heads.d == 64 || heads.d == 128 || heads.d == 256) && has_warpgroup_outputs();
   RESTKV_CHECK(products || kernel != OutputKernel::warpgroups,
                "window_output_partials: no tensor-core kernel for {} of {}", name_of(v.dtype), heads.d);
-  RESTKV_CHECK(lists == nullptr || (products && kernel != OutputKernel::plain && !lists->bounded),
-               "window_output_partials: candidates are listed with products of warpgroups, without upper bounds");
-  if (lists != nullptr) p.states = lists->states, p.candidates = lists->candidates;
   if (products && kernel != OutputKernel::plain)
     return warpgroup_outputs(ctx, p, static_cast<const __nv_bfloat16*>(v.data), largest_group(heads));
   const unsigned row_tiles = blocks_for(largest_group(heads) * shard.W, kTileRows);

@@ -16,8 +16,7 @@ enum class OutputKernel {
 
 /// window_output_partials() by a kernel of choice, which must be able to run.
 void window_output_partials(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* logits,
-                            const float* softmax, const MatrixView& v, float* partials, OutputKernel kernel,
-                            const CandidateLists* lists = nullptr);
+                            const float* softmax, const MatrixView& v, float* partials, OutputKernel kernel);
 
 /// Whether products of warpgroups can run: on devices of compute capability 9.0, with code for them (sm_90a).
 bool has_warpgroup_outputs();
@@ -28,7 +27,6 @@ bool has_warpgroup_outputs();
 #include <cuda_bf16.h>
 
 #include "kvcache/gpu/layout.h"
-#include "kvcache/gpu/row_state.h"
 
 namespace restkv::gpu {
 
@@ -40,8 +38,6 @@ struct WindowArguments {
   const float* logits;
   const float2* softmax;
   float* partials;
-  RowState* states = nullptr;  ///< [Hq_lc * W] of a selection on the rows; null: nothing is listed
-  uint64_t* candidates = nullptr;
 };
 
 /// window_output_sm90a_gpu.cu. `group`: the most query heads of a KV head; head size 64, 128 or 256.

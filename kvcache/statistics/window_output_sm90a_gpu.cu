@@ -9,9 +9,6 @@
 // A warpgroup has 64 rows; the values of kChunk positions are in shared memory for all of them, several chunks ahead.
 // A thread reads the logits of two rows itself, a chunk ahead, four neighbouring positions at a time: in a step of 16
 // positions they stand for the places 2t, 2t+1, 2t+8 and 2t+9 of the sum, and the values are put down in that order.
-//
-// Where a selection wants it (select/radix_select_gpu.cu), the logits from each row's lower bound on are listed as they
-// pass: in shared memory, and at the end of the block of the grid behind those of the others.
 #include "dist/base/error.h"
 #include "dist/base/gpu_handles.h"
 #include "kvcache/gpu/softmax_weight.h"
@@ -38,15 +35,7 @@ constexpr int kParts = 3;                // of a weight
 template <int kN>
 inline constexpr int kStageBytes = kN / 64 * kBoxBytes;
 template <int kN>
-inline constexpr int kRingBytes = kStageBytes<kN>* kStages + 1024;  // to begin at a multiple of 1024
-
-// The candidates that a block of threads has found, by row.
-constexpr int kListed = 64;
-struct Found {
-  uint32_t counts[kRows];  // those that did not fit included
-  uint32_t begin[kRows];   // in the row's list of all candidates
-  uint64_t ranks[kRows][kListed];
-};
+inline constexpr int kSharedBytes = 1024 + kStages* kStageBytes<kN>;  // 1024: to begin at a multiple of it
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
@@ -81,7 +70,6 @@ struct Rows {
   const float* logits[2];
   float2 softmax[2];
 
-  float low[2];  // where candidates are listed
   __device__ void load(int position, int count, float4 (&x)[2]) const {
 #pragma unroll
     for (int i = 0; i < 2; ++i)
@@ -123,72 +111,17 @@ __device__ __forceinline__ void weigh(const Rows& rows, const float4 (&x)[2], Fa
 template <int kN>
 using Sums = float[kN / 2];
 
-// Where the thread's candidates go.
-struct Lists {
-  Found* found;
-  RowState* states;      // of the thread's first row; null behind the last row
-  uint64_t* candidates;  // of the thread's first row
-  int row, rows;         // the thread's first row in the tile; rows of the tile
-  int64_t global;        // position of the block's first
-};
-
-// Of the logits x of a step, bit 4 step + e for row 0 and 16 more for row 1: at least `low`.
-__device__ __forceinline__ uint32_t compare(const Rows& rows, const float4 (&x)[2], int step) {
-  uint32_t bits = 0;
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int at = 16 * i + 4 * step;
-    bits |= x[i].x >= rows.low[i] ? 1u << at : 0u;
-    bits |= x[i].y >= rows.low[i] ? 2u << at : 0u;
-    bits |= x[i].z >= rows.low[i] ? 4u << at : 0u;
-    bits |= x[i].w >= rows.low[i] ? 8u << at : 0u;
-  }
-  return bits;
-}
-
-// The bits of a chunk that are of the first `count` positions from the thread's first on.
-__device__ inline uint32_t those_below(int count) {
-  uint32_t bits = 0;
-  for (int bit = 0; bit < 16; ++bit)
-    if (bit / 4 * 16 + bit % 4 < count) bits |= 0x10001u << bit;
-  return bits;
-}
-
-// Lists the candidates of a chunk that one thread has found in row `i` of its two. `first`: the position of bit 0.
-__device__ __forceinline__ void list_row(const Lists& lists, const float* logits, int i, uint32_t bits, int first) {
-  if (bits == 0 || lists.row + i * 8 >= lists.rows) return;
-  const int row = lists.row + i * 8;
-  RowState* state = lists.states + i * 8;
-  uint32_t at = atomicAdd(&lists.found->counts[row], static_cast<uint32_t>(__popc(bits)));
-  // A row with more candidates than can be listed is searched by other means: most of them need not be counted.
-  const bool full = at + static_cast<uint32_t>(__popc(bits)) > kListed &&
-                    *static_cast<volatile uint32_t*>(&state->candidates) > kCandidates;
-#pragma unroll 1
-  for (; bits != 0; bits &= bits - 1, ++at) {
-    const int bit = __ffs(static_cast<int>(bits)) - 1, position = first + bit / 4 * 16 + bit % 4;
-    const uint64_t rank = rank_of(__ldg(logits + position), lists.global + position);
-    if (at < kListed) {
-      lists.found->ranks[row][at] = rank;
-    } else if (!full) {
-      const uint32_t to = atomicAdd(&state->candidates, 1u);
-      if (to < kCandidates) lists.candidates[i * 8 * int64_t{kCandidates} + to] = rank;
-    }
-  }
-}
-
 // Adds the products of a chunk. x: the logits of the chunk, then those of the next.
-template <int kN, bool kLists>
-__device__ __forceinline__ void add_chunk(const Tile& tile, const Rows& rows, const Lists& lists, int chunk,
-                                          float4 (&x)[kSteps][2], Sums<kN>& total) {
+template <int kN>
+__device__ __forceinline__ void add_chunk(const Tile& tile, const Rows& rows, int chunk, float4 (&x)[kSteps][2],
+                                          Sums<kN>& total) {
   const int next = (chunk + 1) * kChunk + static_cast<int>(threadIdx.x) % 4 * 4;
   const uint32_t stage = tile.ring + chunk % kStages * kStageBytes<kN>;
   Sums<kN> sum;
   Factors a[2];
-  uint32_t bits = 0;
 #pragma unroll
   for (int step = 0; step < kSteps; ++step) {
     if (step >= 2) wait_products<1>();  // those that read these factors
-    if constexpr (kLists) bits |= compare(rows, x[step], step);
     weigh(rows, x[step], a[step % 2]);
     rows.load(next + step * 16, tile.count, x[step]);
     const uint64_t values = columns_descriptor(stage + step * 2048, kBoxBytes);
@@ -198,15 +131,6 @@ __device__ __forceinline__ void add_chunk(const Tile& tile, const Rows& rows, co
       warpgroup_multiply_columns(sum, a[step % 2][part], values, step + part != 0);
     commit_products();
   }
-  if constexpr (kLists) {
-    if (bits != 0) {
-      const int first = next - kChunk;
-      if ((chunk + 1) * kChunk > tile.count) bits &= those_below(tile.count - first);
-      list_row(lists, rows.logits[0], 0, bits & 0xffffu, first);
-      list_row(lists, rows.logits[1], 1, bits >> 16, first);
-    }
-    __syncwarp();
-  }
   wait_products<0>();
   products_written(sum);
 #pragma unroll
@@ -214,9 +138,8 @@ __device__ __forceinline__ void add_chunk(const Tile& tile, const Rows& rows, co
 }
 
 // All chunks of a block, for the thread's two rows.
-template <int kN, bool kLists>
-__device__ __forceinline__ void add_block(const Tile& tile, const Rows& rows, const Lists& lists, bool works,
-                                          Sums<kN>& total) {
+template <int kN>
+__device__ __forceinline__ void add_block(const Tile& tile, const Rows& rows, bool works, Sums<kN>& total) {
   const int chunks = (tile.count + kChunk - 1) / kChunk;
   float4 x[kSteps][2];
   for (int chunk = 0; chunk < kStages - 1; ++chunk) fetch_values<kN>(tile, chunk);
@@ -229,28 +152,13 @@ __device__ __forceinline__ void add_block(const Tile& tile, const Rows& rows, co
     show_to_products();
     __syncthreads();  // the chunk is there, and nobody works with the one before
     fetch_values<kN>(tile, chunk + kStages - 1);
-    if (works) add_chunk<kN, kLists>(tile, rows, lists, chunk, x, total);
+    if (works) add_chunk<kN>(tile, rows, chunk, x, total);
   }
   wait_copies();
 }
 
-// The block's candidates join the lists of its rows. states, candidates: of the tile's first row.
-__device__ void join_lists(Found& found, int rows, RowState* states, uint64_t* candidates) {
-  __syncthreads();
-  for (int row = static_cast<int>(threadIdx.x); row < rows; row += kThreads) {
-    const uint32_t count = min(found.counts[row], static_cast<uint32_t>(kListed));
-    found.begin[row] = count != 0 ? atomicAdd(&states[row].candidates, count) : 0;
-  }
-  __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < rows * kListed; i += kThreads) {
-    const int row = i / kListed;
-    const uint32_t at = i % kListed, to = found.begin[row] + at;
-    if (at < found.counts[row] && to < kCandidates) candidates[row * int64_t{kCandidates} + to] = found.ranks[row][at];
-  }
-}
-
 // Block (g, b, z): tile z of the rows and columns of KV head g in block b of the grid.
-template <int kD, int kN, bool kLists>
+template <int kD, int kN>
 __device__ __forceinline__ void tile_outputs(const WindowArguments& p, const __nv_bfloat16* v, int row_tiles,
                                              unsigned char* shared) {
   const int g = static_cast<int>(blockIdx.x), b = static_cast<int>(blockIdx.y);
@@ -273,21 +181,9 @@ __device__ __forceinline__ void tile_outputs(const WindowArguments& p, const __n
     const bool there = row + i * 8 < count && m.y > 0.0f;
     rows.logits[i] = p.logits + at * p.stride + local;
     rows.softmax[i] = {there ? m.x : INFINITY, there ? m.y : 0.0f};
-    // The second tile of columns has nothing to list.
-    if constexpr (kLists) rows.low[i] = column0 == 0 ? p.states[at].low : NAN;
-  }
-  Found* found = reinterpret_cast<Found*>(shared + kRingBytes<kN>);
-  const int64_t row_of_all = first + row0;
-  const Lists lists{
-      found,      p.states + row_of_all + row - row0, p.candidates + (row_of_all + row - row0) * kCandidates,
-      row - row0, min(kRows, count - row0),           p.grid.global(b)};
-  if constexpr (kLists) {
-    for (int i = static_cast<int>(threadIdx.x); i < kRows; i += kThreads) found->counts[i] = 0;
-    __syncthreads();
   }
   Sums<kN> total = {};
-  add_block<kN, kLists>(tile, rows, lists, row0 + warp / 4 * 64 < count, total);
-  if constexpr (kLists) join_lists(*found, lists.rows, p.states + row_of_all, p.candidates + row_of_all * kCandidates);
+  add_block<kN>(tile, rows, row0 + warp / 4 * 64 < count, total);
   float* out = p.partials + (static_cast<int64_t>(b) * p.heads.Hq_lc * p.W + first) * kD + column0 + lane % 4 * 2;
 #pragma unroll
   for (int i = 0; i < 2; ++i)
@@ -300,12 +196,12 @@ __device__ __forceinline__ void tile_outputs(const WindowArguments& p, const __n
 
 #endif
 
-template <int kD, bool kLists>
+template <int kD>
 __global__ void __launch_bounds__(kThreads, 1)
     outputs_kernel(const __grid_constant__ WindowArguments p, const __nv_bfloat16* v, int row_tiles) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ unsigned char shared[];
-  tile_outputs<kD, (kD < 128 ? kD : 128), kLists>(p, v, row_tiles, shared);
+  tile_outputs<kD, (kD < 128 ? kD : 128)>(p, v, row_tiles, shared);
 #endif
 }
 
@@ -319,21 +215,15 @@ __global__ void probe_kernel(int* never) {
 #endif
 }
 
-template <int kD, bool kLists>
+template <int kD>
 void launch(Context& ctx, const WindowArguments& p, const __nv_bfloat16* v, int group) {
-  constexpr int kN = kD < 128 ? kD : 128, kBytes = kRingBytes<kN> + (kLists ? static_cast<int>(sizeof(Found)) : 0);
-  auto kernel = outputs_kernel<kD, kLists>;
+  constexpr int kN = kD < 128 ? kD : 128, kBytes = kSharedBytes<kN>;
+  auto kernel = outputs_kernel<kD>;
   RESTKV_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes));
   const unsigned row_tiles = blocks_for(static_cast<int64_t>(group) * p.W, kRows);
   kernel<<<dim3(p.heads.Hkv_lc, p.grid.blocks, row_tiles * (kD / kN)), kThreads, kBytes, stream_of(ctx)>>>(
       p, v, static_cast<int>(row_tiles));
   RESTKV_KERNEL_CHECK();
-}
-
-template <int kD>
-void launch(Context& ctx, const WindowArguments& p, const __nv_bfloat16* v, int group) {
-  if (p.states != nullptr) return launch<kD, true>(ctx, p, v, group);
-  launch<kD, false>(ctx, p, v, group);
 }
 
 }  // namespace

@@ -134,9 +134,7 @@ void measure(Context& ctx, int64_t L) {
     printf("%8ld  %-22s %9.1f us\n", static_cast<long>(L), kernels[i].name.c_str(), by_kernel[i]);
   // Mode before, and the norms without factors, are not of the default path.
   Tensor window = floats({blocks, rows, d}), window_o = floats({rows, d});
-  Tensor top_sums = ctx.empty(DType::i64, {rows});
-  const auto self = make_self_communicator("self");
-  std::vector<Step> others = {
+  const std::vector<Step> others = {
       {"window_output_partials",
        [&] {
          window_output_partials(ctx, heads, shard, logits.data<float>(), softmax.data<float>(), MatrixView(v),
@@ -166,15 +164,6 @@ void measure(Context& ctx, int64_t L) {
                               s.data<float>());
        }},
   };
-  if (window_outputs_can_list(ctx, heads, MatrixView(v)))
-    others.push_back({"outputs, with top sets", [&] {
-                        select_top_beside(ctx, *self, {logits.data<float>(), rows, shard.stride, &shard.all, L, 0}, 992,
-                                          top_sums.data<int64_t>(), [&](const CandidateLists* lists) {
-                                            window_output_partials(ctx, heads, shard, logits.data<float>(),
-                                                                   softmax.data<float>(), MatrixView(v),
-                                                                   window.data<float>(), lists);
-                                          });
-                      }});
   const std::vector<double> more = time_steps(ctx, others);
   for (size_t i = 0; i < others.size(); ++i)
     printf("%8ld  %-22s %9.1f us\n", static_cast<long>(L), others[i].name.c_str(), more[i]);

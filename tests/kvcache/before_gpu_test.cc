@@ -7,10 +7,7 @@
 #include <functional>
 
 #include "dist/base/error.h"
-#include "dist/comm/communicator.h"
 #include "kvcache/scores/reconstruction_kernels.h"
-#include "kvcache/select/radix_select.h"
-#include "kvcache/statistics/window_output.h"
 #include "tests/gpu_test.h"
 #include "tests/kvcache/scoring_layer.h"
 #include "tests/tolerances.h"
@@ -169,62 +166,6 @@ TEST_F(BeforeGpu, LongWindows) {
                           warpgroups = gpu::BeforeKernel::warpgroups;
   EXPECT_EQ(in.scores(*gpu, 0, &plain), in.scores(*gpu, 0, &fastest));
   EXPECT_THROW(in.scores(*gpu, 0, &warpgroups), Error);
-}
-
-enum class Logits { spread, clustered, equal };
-
-// The outputs' pass over the logits lists what the selection's own would, and the outputs stay what they are.
-TEST_F(BeforeGpu, OutputsListCandidates) {
-  struct Case {
-    int64_t L, W, d, k;
-    Logits logits;
-  };
-  const Case cases[] = {{20000, 32, 128, 992, Logits::spread},     {40003, 7, 64, 1024, Logits::spread},
-                        {9001, 40, 256, 1, Logits::spread},        {40003, 32, 128, 500, Logits::clustered},
-                        {20000, 20, 128, 1000, Logits::clustered}, {33000, 9, 128, 700, Logits::equal}};
-  auto self = make_self_communicator("self");
-  const HeadRange part{{3, 9}, {0, 3}};  // of 12 and 3: parts of two groups beside a whole one
-  std::mt19937 random(500);
-  std::normal_distribution<float> normal;
-  for (const Case& c : cases) {
-    SCOPED_TRACE(fmt::format("L {} W {} d {} k {}", c.L, c.W, c.d, c.k));
-    const HeadLayout heads{12, 3, c.d, part};
-    const MatrixView view(gpu->empty(DType::bf16, {1, 3 * c.d}));
-    if (!window_outputs_can_list(*gpu, heads, view)) GTEST_SKIP() << "no products of warpgroups here";
-    const SequencePartition partition(c.L, 1);
-    const LocalShard shard = make_local_shard(partition, 0, c.W);
-    const int64_t rows = heads.Hq_lc() * c.W;
-    std::vector<float> logits(static_cast<size_t>(rows * shard.stride), -INFINITY), softmax, v;
-    for (int64_t row = 0; row < rows; ++row) {
-      softmax.insert(softmax.end(), {4.0f, 1e-3f});
-      for (int64_t i = 0; i < c.L; ++i) {
-        const float high = c.logits == Logits::clustered && i / 900 == row % 7 ? 3.0f : 0.0f;
-        logits[row * shard.stride + i] = c.logits == Logits::equal && i % 50 != 0 ? 1.0f : normal(random) + high;
-      }
-    }
-    for (int64_t i = 0; i < c.L * 3 * c.d; ++i) v.push_back(normal(random));
-    const Tensor l = upload(*gpu, logits, {rows, shard.stride}), m = upload(*gpu, softmax, {rows, 2});
-    const Tensor values = upload(*gpu, v, {c.L, 3 * c.d}, DType::bf16);
-    Tensor alone = output(*gpu, {partition.blocks(), rows * c.d}),
-           with = output(*gpu, {partition.blocks(), rows * c.d});
-    Tensor sums = gpu->empty(DType::i64, {rows}), sums_beside = gpu->empty(DType::i64, {rows});
-    const SelectRows input{l.data<float>(), rows, shard.stride, &shard.all, c.L, 0};
-    int calls = 0, listed = 0;
-    const auto run = [&](const CandidateLists* lists) {
-      ++calls, listed += lists != nullptr;
-      window_output_partials(*gpu, heads, shard, l.data<float>(), m.data<float>(), MatrixView(values),
-                             with.data<float>(), lists);
-    };
-    const SelectResult beside = select_top_beside(*gpu, *self, input, c.k, sums_beside.data<int64_t>(), run);
-    const SelectResult want = select_top(*gpu, *self, input, c.k, sums.data<int64_t>());
-    window_output_partials(*gpu, heads, shard, l.data<float>(), m.data<float>(), MatrixView(values),
-                           alone.data<float>());
-    EXPECT_EQ(calls, 1);
-    EXPECT_EQ(listed, 1);
-    EXPECT_EQ(gpu->to_host<int64_t>(sums_beside), gpu->to_host<int64_t>(sums));
-    EXPECT_EQ(gpu->to_host<uint32_t>(beside.cuts), gpu->to_host<uint32_t>(want.cuts));
-    EXPECT_EQ(gpu->to_host<float>(with), gpu->to_host<float>(alone)) << "outputs differ where candidates are listed";
-  }
 }
 
 }  // namespace
