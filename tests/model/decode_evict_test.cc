@@ -158,6 +158,23 @@ TEST(DecodeEviction, AWideBudgetChangesNothing) {
   }
 }
 
+// On several ranks: the text of one rank to its end, in storage that does not grow.
+TEST(DecodeEviction, LongGenerationEqualsOneRanks) {
+  const int ranks = testing::mpi_runtime().size();
+  if (ranks != 2) GTEST_SKIP() << "on two ranks; one has a test of its own";
+  const ModelConfig config = tiny_config(4, 2);
+  ProcessGrid alone(make_self_communicator(), 1, 1), grid = testing::make_grid(2, 1);
+  for (auto [policy, every, mode] : {std::tuple{"h2o", 4, DecodeMode::tensor}, {"tova", 8, DecodeMode::sequence}}) {
+    const CacheConfig cache = testing::decode_evict_cache(policy, 256, every);
+    const Outcome want = run(alone, config, cache, DecodeMode::tensor, random_prompt(300), 4000);
+    const Outcome some = run(grid, config, cache, mode, random_prompt(300), 400);
+    const Outcome got = run(grid, config, cache, mode, random_prompt(300), 4000);
+    EXPECT_EQ(got.text, want.text) << policy;
+    EXPECT_EQ(got.capacity, some.capacity) << policy << ": storage grows";
+    EXPECT_LE(rows_of(config, cache, want.most_bytes), 256 + every - 1) << policy;
+  }
+}
+
 TEST(DecodeEviction, LongGenerationStaysWithinItsBound) {
   if (testing::mpi_runtime().size() > 1) GTEST_SKIP() << "one rank shows it";
   ModelConfig config = tiny_config(4, 2);
