@@ -9,8 +9,7 @@
 // A warpgroup has 64 rows; the values of kChunk positions are in shared memory for all of them, several chunks ahead.
 // A thread brings the logits of two rows for itself, as far ahead and to shared memory too, four neighbouring positions
 // at a time: in a step of 16 positions they stand for the places 2t, 2t+1, 2t+8 and 2t+9 of the sum, and the values are
-// put down in that order. (In registers the logits would be there a chunk ahead at most, and the fence before the
-// products waits for loads on their way.)
+// put down in that order. In registers the logits could be a chunk ahead at most.
 #include "dist/base/error.h"
 #include "dist/base/gpu_handles.h"
 #include "kvcache/gpu/softmax_weight.h"
