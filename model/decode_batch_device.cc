@@ -35,7 +35,7 @@ DeviceDecodeBatch::Buffers::Buffers(Transformer& model, int64_t batch) : heads(d
   const ModelConfig& c = model.config();
   const Shard& mine = model.plan().decode;
   const int64_t q_width = mine.heads.Hq_lc() * c.d, kv_width = mine.heads.Hkv_lc() * c.d;
-  stream = make_decode_stream(ctx, batch, c.hidden);
+  stream = make_decode_stream(ctx, batch, c.hidden, std::max(q_width + 2 * kv_width, 2 * mine.mlp.size()));
   const DecodeEvictor* evictor = model.decode_evictor();
   const bool keeps_queries = evictor != nullptr && evictor->needs_step_queries();
   q = ctx.empty(DType::bf16, {keeps_queries ? batch * c.layers : batch, q_width});
@@ -175,7 +175,8 @@ void DeviceDecodeBatch::after_step() {
 
 void DeviceDecodeBatch::step(std::span<const int32_t> tokens) {
   auto [it, first] = captured_.try_emplace(size());
-  if (first && model_.grid().size() > 1) return step_eagerly(tokens);
+  // Collectives, and cuBLASLt's kernels, have to be loaded before they are captured.
+  if (first && (model_.grid().size() > 1 || size() > kStreamedBatch)) return step_eagerly(tokens);
   before_step(tokens);
   Step& step = it->second;
   if (!step.graph) {

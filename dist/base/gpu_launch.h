@@ -10,43 +10,6 @@
 
 namespace restkv::gpu {
 
-/// launch_dependent() in clusters of `cluster` blocks (1: none), by which the grid must be divisible.
-template <class... Parameters, class... Arguments>
-void launch_dependent_clusters(void (*kernel)(Parameters...), int cluster, dim3 grid, dim3 block, size_t shared_bytes,
-                               cudaStream_t stream, Arguments&&... arguments) {
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = block;
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
-  config.attrs = attributes;
-  config.numAttrs = cluster > 1 ? 2 : 1;
-  RESTKV_CUDA_CHECK(
-      cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(std::forward<Arguments>(arguments))...));
-}
-
-/// Clusters of `cluster` blocks that the device runs at once; 0: none fits.
-template <class... Parameters>
-int clusters_at_once(void (*kernel)(Parameters...), int cluster, int threads, size_t shared_bytes) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(cluster));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = shared_bytes;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  int count = 0;
-  RESTKV_CUDA_CHECK(cudaOccupancyMaxActiveClusters(&count, kernel, &config));
-  return count;
-}
-
 /// Starts `kernel` in stream order, but lets its blocks begin while the kernel before it drains. The kernel must call
 /// wait_for_previous() in every thread before it reads or writes anything that an earlier kernel wrote or reads
 /// (weights that no kernel writes may be fetched before), and may call let_next_start() once its own blocks are under
@@ -54,7 +17,18 @@ int clusters_at_once(void (*kernel)(Parameters...), int cluster, int threads, si
 template <class... Parameters, class... Arguments>
 void launch_dependent(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
                       Arguments&&... arguments) {
-  launch_dependent_clusters(kernel, 1, grid, block, shared_bytes, stream, std::forward<Arguments>(arguments)...);
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  RESTKV_CUDA_CHECK(
+      cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(std::forward<Arguments>(arguments))...));
 }
 
 #ifdef __CUDACC__

@@ -227,8 +227,9 @@ std::vector<KeySpec> generate_keys() {
                   FIELD(generate.max_new_tokens)),
       integer_key(
           "generate.batch", "requests", kSpeed,
-          "Requests that are decoded together, after one prefill each. Their results are those of one at a time; "
-          "above 1 the text is printed when a request is done instead of token by token.",
+          "Requests that are decoded together, after one prefill each. Their results are those of one at a time "
+          "(on GPUs above 16 up to rounding: cuBLASLt multiplies then); above 1 the text is printed when a request is "
+          "done instead of token by token.",
           1, kMaxDecodeBatch, FIELD(generate.batch)),
       real_key("generate.temperature", "", kResults, "0: greedy. Above: sampling at this temperature.", 0.0, 100.0,
                FIELD(generate.temperature)),

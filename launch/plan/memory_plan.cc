@@ -10,6 +10,7 @@
 #include "launch/plan/eviction_cost.h"
 #include "launch/results/record.h"
 #include "model/ops/attention_prefill.h"
+#include "model/ops/decode_linear.h"
 #include "model/ops/decode_splits.h"
 #include "model/prefill_chunks.h"
 #include "model/transformer.h"
@@ -98,7 +99,7 @@ int64_t rotated_keys_bytes(const PlanInput& input, int64_t cache_bytes) {
 }
 
 /// GPUs: what a step of the batch needs beside the cache that grows with it: logits of the vocabulary (and, of several
-/// ranks, what comes from the others), and the splits of attention.
+/// ranks, what comes from the others), the splits of attention, and results of products that cuBLASLt multiplies.
 int64_t step_bytes(const PlanInput& input, const Shard& decode) {
   if (input.device == Device::cpu) return 0;
   const bool per_query = input.config.cache.granularity == Granularity::query_head;
@@ -106,6 +107,9 @@ int64_t step_bytes(const PlanInput& input, const Shard& decode) {
   int64_t row = input.model.vocab * kF32;
   if (input.ranks() > 1 && input.batch > 1) row += (input.model.vocab + decode.vocab.size()) * kF32;
   row += Hq * max_decode_splits(cache_heads) * (input.model.d + 2) * kF32;
+  if (input.batch > kStreamedBatch)
+    row +=
+        std::max({input.model.hidden, (Hq + 2 * decode.heads.Hkv_lc()) * input.model.d, 2 * decode.mlp.size()}) * kF32;
   return input.batch * row;
 }
 

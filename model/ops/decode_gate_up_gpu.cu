@@ -1,4 +1,5 @@
 // The first half of the MLP: both products and the activation in one launch.
+#include "model/ops/decode_library.h"
 #include "model/ops/decode_linear_launch.cuh"
 
 namespace restkv::gpu {
@@ -32,10 +33,7 @@ struct GateUpOp {
   __device__ void finish(int tile, int column, int g, int batch, const Early&, float gate, float up_value, int) const {
     int row = tile * kOutputs + g;
     if (row >= n || column >= batch) return;
-    float active = activation == Activation::silu
-                       ? gate / (1.0f + __expf(-gate))
-                       : 0.5f * gate * (1.0f + tanhf(0.7978845608f * (gate + 0.044715f * gate * gate * gate)));
-    y[column * y_ld + row] = __float2bfloat16(active * up_value);
+    y[column * y_ld + row] = __float2bfloat16(decode::activate(activation, gate) * up_value);
   }
 };
 
@@ -43,6 +41,7 @@ struct GateUpOp {
 
 void decode_gate_up(Context& ctx, const DecodeStream& stream, double eps, const MatrixView& w_gate,
                     const MatrixView& w_up, Activation activation, const MatrixView& y) {
+  if (stream.batch() > kStreamedBatch) return library::decode_gate_up(ctx, stream, eps, w_gate, w_up, activation, y);
   GateUpOp op{w_gate.row<Half>(0),           w_gate.ld,  w_up.row<Half>(0), w_up.ld,
               static_cast<int>(w_gate.rows), activation, y.row<Half>(0),    y.ld};
   decode::launch_product(ctx, op, (w_gate.rows + kOutputs - 1) / kOutputs, decode::normed_activations(stream, eps));

@@ -1,5 +1,7 @@
 #include "model/ops/decode_linear.h"
 
+#include <algorithm>
+
 #include "model/ops/dispatch.h"
 
 namespace restkv {
@@ -49,9 +51,13 @@ void check_result(const char* name, const MatrixView& m, int64_t batch, int64_t 
 
 }  // namespace
 
-DecodeStream make_decode_stream(Context& ctx, int64_t batch, int64_t H) {
-  return {ctx.empty(DType::f32, {batch, H}), ctx.empty(activation_dtype(ctx), {batch, H}),
-          ctx.empty(DType::f32, {batch, (H + kSquareSumRows - 1) / kSquareSumRows})};
+DecodeStream make_decode_stream(Context& ctx, int64_t batch, int64_t H, int64_t width) {
+  DecodeStream stream{ctx.empty(DType::f32, {batch, H}),
+                      ctx.empty(activation_dtype(ctx), {batch, H}),
+                      ctx.empty(DType::f32, {batch, (H + kSquareSumRows - 1) / kSquareSumRows}),
+                      {}};
+  if (on_gpu(ctx) && batch > kStreamedBatch) stream.products = ctx.empty(DType::f32, {batch, std::max(H, width)});
+  return stream;
 }
 
 void decode_embed(Context& ctx, const Tensor& tokens, const Tensor& table, Range vocab, const Tensor& norm,

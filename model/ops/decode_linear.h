@@ -7,7 +7,8 @@
 // 1 / sqrt(sum / H + eps), which does not depend on the element and may therefore stand after the sum over elements.
 //
 // Column b of a result (sequence b) depends on row b of the activations and on the weights alone: not on the other
-// sequences, and on a GPU not on `batch` either, bit for bit.
+// sequences, and on a GPU up to kStreamedBatch sequences not on `batch` either, bit for bit. Beyond that cuBLASLt
+// multiplies (decode_library.h), whose order of sums follows the batch.
 //
 // dtypes, on GPUs: activations, weights and tables bf16; x, norm weights, biases, logits f32. On CPU ranks (the same
 // functions in plain arithmetic): activations f32, weights f32 or bf16. Matrices on GPUs start at 16-byte boundaries,
@@ -25,6 +26,10 @@ namespace restkv {
 /// Sequences that are decoded together on a GPU at most (kMaxAttentionBatch of attention_decode.h holds as many).
 inline constexpr int64_t kMaxDecodeBatch = 64;
 
+/// On a GPU, sequences up to which weights are streamed by our own kernel (decode_linear_kernel.cuh); for more cuBLASLt
+/// is faster (measured: tests/bench/decode_linear_bench, model/README.md).
+inline constexpr int64_t kStreamedBatch = 16;
+
 /// Elements of x per partial sum of squares.
 inline constexpr int64_t kSquareSumRows = 16;
 
@@ -33,15 +38,17 @@ struct DecodeStream {
   Tensor x;            ///< [batch, H] f32
   Tensor weighted;     ///< [batch, H] x times the weight of the next norm: bf16, on CPU ranks f32
   Tensor square_sums;  ///< [batch, ceil(H / kSquareSumRows)] f32: sums of x^2 over runs of kSquareSumRows elements
+  Tensor products;     ///< GPUs, more than kStreamedBatch sequences: [batch, width] f32 scratch; else empty
 
   int64_t batch() const { return x.size(0); }
   int64_t hidden() const { return x.size(1); }
   /// The first n sequences, sharing the memory.
-  DecodeStream first(int64_t n) const { return {x.rows(0, n), weighted.rows(0, n), square_sums.rows(0, n)}; }
+  DecodeStream first(int64_t n) const { return {x.rows(0, n), weighted.rows(0, n), square_sums.rows(0, n), products}; }
 };
 
-/// Uninitialised memory for a stream.
-DecodeStream make_decode_stream(Context& ctx, int64_t batch, int64_t H);
+/// Uninitialised memory for a stream whose products have up to `width` columns (query, key and value heads together;
+/// gate and up together); at least H are allowed for.
+DecodeStream make_decode_stream(Context& ctx, int64_t batch, int64_t H, int64_t width = 0);
 
 /// stream.x = rows of the embedding table times `scale`, and the rest of the stream for the norm with weight `norm`
 /// [H]. tokens [batch] i32; table [vocab.size(), H]; tokens outside `vocab` give zeros (the sum over the tensor group
@@ -98,15 +105,6 @@ void decode_logits(Context&, const DecodeStream&, double eps, const MatrixView& 
 }  // namespace cpu
 
 namespace gpu {
-/// How products run: `streamed` (decode_linear_kernel.cuh), `shared` among the blocks of a cluster
-/// (decode_linear_cluster.cuh), or as the batch says. The bits are the same. Process-wide, for tests and measurements;
-/// a captured graph keeps what it was captured with.
-enum class DecodeKernel { automatic, streamed, shared };
-inline DecodeKernel decode_kernel = DecodeKernel::automatic;
-/// Larger batches are `shared`. (Not measured yet: tests/bench/decode_linear_bench. All are `streamed`, which is
-/// known.)
-inline constexpr int kStreamedBatch = kMaxDecodeBatch;
-
 // In stream order; launched so that their first weights are fetched while the kernel before them ends.
 void decode_embed(Context&, const Tensor& tokens, const Tensor& table, Range vocab, const Tensor& norm,
                   const DecodeStream&, float scale);

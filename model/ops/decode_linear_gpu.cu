@@ -1,4 +1,5 @@
 // Products whose rows stand alone: into the residual stream, and plain.
+#include "model/ops/decode_library.h"
 #include "model/ops/decode_linear_launch.cuh"
 
 namespace restkv::gpu {
@@ -97,17 +98,20 @@ int64_t tiles_of(const MatrixView& w) { return (w.rows + kTileRows - 1) / kTileR
 void decode_residual(Context& ctx, const MatrixView& in, const MatrixView& w, const Tensor& norm,
                      const DecodeStream& stream) {
   static_assert(kSquareSumRows == kTileRows);
+  if (stream.batch() > kStreamedBatch) return library::decode_residual(ctx, in, w, norm, stream);
   ResidualOp op{plain_rows(w),      stream.x.data<float>(),           static_cast<Half*>(stream.weighted.raw()),
                 norm.data<float>(), stream.square_sums.data<float>(), static_cast<int>(stream.square_sums.size(1))};
   decode::launch_product(ctx, op, tiles_of(w), decode::plain_activations(in));
 }
 
 void decode_partial(Context& ctx, const MatrixView& in, const MatrixView& w, const MatrixView& y) {
+  if (in.rows > kStreamedBatch) return gemm(ctx, in, w, y);
   decode::launch_product(ctx, PlainOp{plain_rows(w), y.row<float>(0), y.ld}, tiles_of(w),
                          decode::plain_activations(in));
 }
 
 void decode_logits(Context& ctx, const DecodeStream& stream, double eps, const MatrixView& head, const MatrixView& y) {
+  if (stream.batch() > kStreamedBatch) return library::decode_logits(ctx, stream, eps, head, y);
   decode::launch_product(ctx, PlainOp{plain_rows(head), y.row<float>(0), y.ld}, tiles_of(head),
                          decode::normed_activations(stream, eps));
 }

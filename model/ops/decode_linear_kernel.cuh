@@ -206,6 +206,12 @@ struct Feeder {
   }
 };
 
+__device__ inline float activate(Activation activation, float gate) {
+  return activation == Activation::silu
+             ? gate / (1.0f + __expf(-gate))
+             : 0.5f * gate * (1.0f + tanhf(0.7978845608f * (gate + 0.044715f * gate * gate * gate)));
+}
+
 // 1 / sqrt(mean(x^2) + eps) of sequence b, by a warp; 1 without a norm, 0 for columns without a sequence.
 __device__ inline float norm_scale(const Activations& in, int b) {
   if (b >= in.batch) return 0.0f;
@@ -292,26 +298,14 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
     for (int s = 0; s < feeder.steps; ++s) {
       wait_groups<L::kSlots - 1>();
       uint32_t from = feeder.ring + slot * L::kSlot;
-      if constexpr (NT <= 4) {
-        uint4 b[NT];
+      uint4 b[NT];
 #pragma unroll
-        for (int n = 0; n < NT; ++n) b[n] = feeder.read_x(slot, s, n);
+      for (int n = 0; n < NT; ++n) b[n] = feeder.read_x(slot, s, n);
 #pragma unroll
-        for (int r = 0; r < RT; ++r) {
-          RowFragments a = read_rows(from, r);
+      for (int r = 0; r < RT; ++r) {
+        RowFragments a = read_rows(from, r);
 #pragma unroll
-          for (int n = 0; n < NT; ++n) multiply(acc[r][n], a, b[n]);
-        }
-      } else {  // registers: rows of w are the fewer fragments
-        RowFragments a[RT];
-#pragma unroll
-        for (int r = 0; r < RT; ++r) a[r] = read_rows(from, r);
-#pragma unroll
-        for (int n = 0; n < NT; ++n) {
-          uint4 b = feeder.read_x(slot, s, n);
-#pragma unroll
-          for (int r = 0; r < RT; ++r) multiply(acc[r][n], a[r], b);
-        }
+        for (int n = 0; n < NT; ++n) multiply(acc[r][n], a, b[n]);
       }
       if (issued < total) {
         feeder.copy_w(slot);

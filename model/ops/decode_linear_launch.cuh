@@ -1,51 +1,26 @@
-// Which kernel runs a product of decode_linear.h. All of them give the same bits.
+// How a product of decode_linear.h of up to kStreamedBatch sequences is cut. All cuts give the same bits.
 #pragma once
 
-#include "model/ops/decode_linear_cluster.cuh"
 #include "model/ops/decode_linear_kernel.cuh"
 
 namespace restkv::gpu::decode {
 
-/// In clusters of blocks. False where the device cannot hold them.
+/// Runs the product of `tiles` tiles. Preconditions: those of decode_linear.h. Streamed activations are read again for
+/// every group of RT tiles: large batches want large groups, small matrices groups enough for all places on the SMs.
+/// (The limits are measured: H200, shapes of an 8B model, tests/bench/decode_linear_bench.cc.)
 template <class Op>
-bool launch_shared(Context& ctx, const Op& op, int tiles, const Activations& in) {
-  if (in.batch <= 16) return launch_clusters<2>(ctx, op, tiles, in);
-  if (in.batch <= 32) return launch_clusters<4>(ctx, op, tiles, in);
-  return launch_clusters<8>(ctx, op, tiles, in);
-}
-
-/// Streamed activations are read again for every group of RT tiles: large batches want large groups, small matrices
-/// groups enough for all places on the SMs. (The limits are measured: H200, shapes of an 8B model,
-/// tests/bench/decode_linear_bench.cc.)
-template <class Op>
-void launch_streamed(Context& ctx, const Op& op, int tiles, const Activations& in) {
-  int places = kBlocksPerSm * ctx.gpu()->multiprocessors();
+void launch_product(Context& ctx, const Op& op, int64_t tiles64, const Activations& in) {
+  if (tiles64 == 0) return;
+  const int tiles = static_cast<int>(tiles64), places = kBlocksPerSm * ctx.gpu()->multiprocessors();
   if (in.batch <= 8) {
     if (tiles <= places) return launch_groups<1, 1>(ctx, op, tiles, in);
     if (fits<9>(in)) return launch_groups<1, 1, 9>(ctx, op, tiles, in);
     if (fits<5>(in)) return launch_groups<1, 1, 5>(ctx, op, tiles, in);
     return launch_groups<2, 1>(ctx, op, tiles, in);
   }
-  if (in.batch <= 16) {
-    if (tiles <= 2 * places) return launch_groups<2, 2>(ctx, op, tiles, in);
-    return launch_groups<3, 2>(ctx, op, tiles, in);
-  }
-  if (in.batch <= 32) {
-    if (tiles <= places) return launch_groups<2, 4>(ctx, op, tiles, in);
-    return launch_groups<3, 4>(ctx, op, tiles, in);
-  }
-  static_assert(kMaxDecodeBatch == 64);
-  launch_groups<2, 8>(ctx, op, tiles, in);
-}
-
-/// Runs the product of `tiles` tiles. Preconditions: those of decode_linear.h.
-template <class Op>
-void launch_product(Context& ctx, const Op& op, int64_t tiles, const Activations& in) {
-  if (tiles == 0) return;
-  const bool shared =
-      decode_kernel == DecodeKernel::automatic ? in.batch > kStreamedBatch : decode_kernel == DecodeKernel::shared;
-  if (shared && launch_shared(ctx, op, static_cast<int>(tiles), in)) return;
-  launch_streamed(ctx, op, static_cast<int>(tiles), in);
+  static_assert(kStreamedBatch == 16);
+  if (tiles <= 2 * places) return launch_groups<2, 2>(ctx, op, tiles, in);
+  launch_groups<3, 2>(ctx, op, tiles, in);
 }
 
 inline Activations plain_activations(const MatrixView& in) {

@@ -1,4 +1,5 @@
 // Query, key and value projections in one launch, with bias and rotation.
+#include "model/ops/decode_library.h"
 #include "model/ops/decode_linear_launch.cuh"
 
 namespace restkv::gpu {
@@ -82,6 +83,7 @@ struct QkvOp {
 }  // namespace
 
 void decode_qkv(Context& ctx, const DecodeStream& stream, double eps, const DecodeQkv& args) {
+  if (stream.batch() > kStreamedBatch) return library::decode_qkv(ctx, stream, eps, args);
   QkvOp op{};
   const MatrixView* weights[3] = {&args.wq, &args.wk, &args.wv};
   const MatrixView* results[3] = {&args.q, &args.k, &args.v};

@@ -1,7 +1,7 @@
 // The matrix products of a decode step at the shapes of Llama-3.1-8B (32 layers, random weights, 15 GB), each inside a
-// CUDA graph: time and bytes of weights per second, product by product and as the chain of a whole step, by both
-// kernels (streamed, shared: decode_linear.h) and by cuBLASLt (gemm.h, without norms, rotation, activation and
-// residual) in the same run. Usage: decode_linear_bench [batch ...]
+// CUDA graph: time and bytes of weights per second, product by product and as the chain of a whole step, by the ops of
+// decode_linear.h and by cuBLASLt alone (gemm.h, without norms, rotation, activation and residual) in the same run.
+// Usage: decode_linear_bench [batch ...]
 #include <algorithm>
 #include <cstdio>
 #include <functional>
@@ -41,7 +41,7 @@ class Step {
     frequencies_ = ctx.to_device(frequencies.data(), DType::f32, {kHeadSize / 2});
     std::vector<int32_t> numbers(kMaxDecodeBatch, 1000);
     numbers_ = ctx.to_device(numbers.data(), DType::i32, {kMaxDecodeBatch});
-    stream_ = make_decode_stream(ctx, kMaxDecodeBatch, kHidden);
+    stream_ = make_decode_stream(ctx, kMaxDecodeBatch, kHidden, 2 * kMlp);
     for (auto [tensor, cols] : {std::pair(&q_, kQ), {&k_, kKv}, {&v_, kKv}, {&y_, kHidden}, {&mlp_, 2 * kMlp}}) {
       *tensor = ctx.empty(DType::bf16, {kMaxDecodeBatch, cols});
       ctx.fill_zero(tensor->raw(), tensor->bytes());
@@ -146,19 +146,12 @@ double microseconds(Context& ctx, const std::function<void()>& enqueue) {
   return times[times.size() / 2];
 }
 
-// One line: streamed, shared, cuBLASLt.
+// One line: ours, cuBLASLt.
 void compare(Context& ctx, const char* name, double bytes, int times, const std::function<void()>& ours,
              const std::function<void()>& blas) {
-  auto by = [&](gpu::DecodeKernel kernel) {
-    gpu::decode_kernel = kernel;
-    const double us = microseconds(ctx, ours) / times;
-    gpu::decode_kernel = gpu::DecodeKernel::automatic;
-    return us;
-  };
-  const double streamed = by(gpu::DecodeKernel::streamed), shared = by(gpu::DecodeKernel::shared),
-               library = microseconds(ctx, blas) / times;
-  std::printf("  %-8s streamed %9.2f us %5.2f TB/s   shared %9.2f us %5.2f TB/s   cuBLASLt %9.2f us %5.2f TB/s\n", name,
-              streamed, bytes / streamed / 1e6, shared, bytes / shared / 1e6, library, bytes / library / 1e6);
+  const double mine = microseconds(ctx, ours) / times, library = microseconds(ctx, blas) / times;
+  std::printf("  %-8s %9.2f us %5.2f TB/s   cuBLASLt alone %9.2f us %5.2f TB/s\n", name, mine, bytes / mine / 1e6,
+              library, bytes / library / 1e6);
 }
 
 void measure(Context& ctx, Step& step, int64_t n) {

@@ -70,12 +70,11 @@ TEST_F(DecodeRanks, TheLargestBatch) {
   for (DecodeMode mode : {DecodeMode::tensor, DecodeMode::sequence})
     for (bool peer_memory : {true, false}) {
       ProcessGrid grid = make_grid(control->size(), 1);
-      if (!peer_memory && grid.size() > 2) continue;  // a collective's order of sums may follow the message's size
       testing::DecodeRank mine = rank();
       auto model = testing::make_ranks_model(mine, grid, whole, mode, peer_memory);
       SCOPED_TRACE(std::string(mode == DecodeMode::tensor ? "tensor, " : "sequence, ") +
                    model->decode_groups().describe());
-      testing::expect_batches_equal_single(*model, whole, mine.graphs, static_cast<int>(kMaxDecodeBatch));
+      testing::expect_largest_batch_near_single(*model, whole, mine.graphs);
     }
 }
 
