@@ -39,6 +39,13 @@ __device__ inline float sqrt_approximate(float x) {
   return y;
 }
 
+// Of a normal number: none of the steps that divisions take for others.
+__device__ inline float reciprocal_approximate(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // The thread's part of the values of a tile, as the products take them.
 template <class S>
 __device__ __forceinline__ void load_values(const BeforeProducts& p, int g, int64_t first, Values<S>& x) {
@@ -169,7 +176,7 @@ __device__ __forceinline__ void add_rows(const Sums<S>& y, const unsigned char* 
           // As softmax_weight() and odds().
           const float x = logits[(8 * j + e) * Window<S>::kPitch + m * 16 + half * 8] - row.z;
           const float a = x >= -87.0f ? exp_term(x) * row.w : 0.0f;
-          const float weight = __fdividef(a, fmaxf(1.0f - a, kSmallestRest));
+          const float weight = a * reciprocal_approximate(fmaxf(1.0f - a, kSmallestRest));
           score[m][half] = fmaf(weight * share, sqrt_approximate(square), score[m][half]);
         }
     }

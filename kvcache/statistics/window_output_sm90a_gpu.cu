@@ -7,8 +7,9 @@
 // beginning: the bits do not depend on where a block lies, nor on which heads a rank has.
 //
 // A warpgroup has 64 rows; the values of kChunk positions are in shared memory for all of them, several chunks ahead.
-// A thread reads the logits of two rows itself, a chunk ahead, four neighbouring positions at a time: in a step of 16
-// positions they stand for the places 2t, 2t+1, 2t+8 and 2t+9 of the sum, and the values are put down in that order.
+// A thread brings the logits of two rows for itself, as far ahead and to shared memory too, four neighbouring positions
+// at a time: in a step of 16 positions they stand for the places 2t, 2t+1, 2t+8 and 2t+9 of the sum, and the values are
+// put down in that order. In registers the logits could be a chunk ahead at most.
 #include "dist/base/error.h"
 #include "dist/base/gpu_handles.h"
 #include "kvcache/gpu/softmax_weight.h"
@@ -30,12 +31,15 @@ constexpr int kSteps = kChunk / 16;
 constexpr int kStages = 4;
 constexpr int kBoxBytes = kChunk * 128;  // of 64 columns
 constexpr int kParts = 3;                // of a weight
+// Logits of a chunk, as float4: [step, row of two, thread].
+constexpr int kLogitVectors = kSteps * 2 * kThreads;
+constexpr int kLogitBytes = kLogitVectors * 16;
 
 // Of a tile of kN columns.
 template <int kN>
 inline constexpr int kStageBytes = kN / 64 * kBoxBytes;
 template <int kN>
-inline constexpr int kSharedBytes = 1024 + kStages* kStageBytes<kN>;  // 1024: to begin at a multiple of it
+inline constexpr int kSharedBytes = 1024 + kStages*(kStageBytes<kN> + kLogitBytes);  // begins at a multiple of 1024
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
@@ -43,11 +47,12 @@ inline constexpr int kSharedBytes = 1024 + kStages* kStageBytes<kN>;  // 1024: t
 struct Tile {
   const __nv_bfloat16* v;  // the first value of the grid's block and the tile's first column
   int64_t v_ld;
-  int count;      // positions
-  uint32_t ring;  // of chunks of values
+  int count;             // positions
+  uint32_t ring;         // of chunks of values
+  const float4* logits;  // of as many chunks, for this thread
 };
 
-// The values of a chunk, on their way; zeros behind the last position.
+// The values of a chunk, on their way; zeros behind the last position. Ends no group of copies.
 template <int kN>
 __device__ __forceinline__ void fetch_values(const Tile& tile, int chunk) {
   constexpr int kVectors = kN / 8, kPerThread = kChunk * kVectors / kThreads;
@@ -62,7 +67,6 @@ __device__ __forceinline__ void fetch_values(const Tile& tile, int chunk) {
     copy_async16(stage + column / 8 * kBoxBytes + row * 128 + (column % 8 ^ row % 8) * 16,
                  tile.v + (there ? position : 0) * tile.v_ld + column * 8, there);
   }
-  commit_copies();
 }
 
 // Two rows of logits and their softmax; rows that are not there have no weights.
@@ -70,11 +74,17 @@ struct Rows {
   const float* logits[2];
   float2 softmax[2];
 
-  __device__ void load(int position, int count, float4 (&x)[2]) const {
+  // The logits of a chunk, on their way. Behind the last position any of the row will do: values are zeros there.
+  __device__ void fetch(const Tile& tile, int chunk) const {
+    const uint32_t to = shared_address(tile.logits + chunk % kStages * kLogitVectors);
 #pragma unroll
-    for (int i = 0; i < 2; ++i)
-      x[i] = position < count ? __ldcs(reinterpret_cast<const float4*>(logits[i] + position))
-                              : make_float4(-INFINITY, -INFINITY, -INFINITY, -INFINITY);
+    for (int step = 0; step < kSteps; ++step) {
+      const int position = chunk * kChunk + static_cast<int>(threadIdx.x) % 4 * 4 + step * 16;
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+        copy_async16(to + (step * 2 + i) * kThreads * 16, logits[i] + (position < tile.count ? position : 0),
+                     chunk * kChunk < tile.count);
+    }
   }
   // As softmax_weight().
   __device__ float weight(float logit, int i) const {
@@ -111,19 +121,17 @@ __device__ __forceinline__ void weigh(const Rows& rows, const float4 (&x)[2], Fa
 template <int kN>
 using Sums = float[kN / 2];
 
-// Adds the products of a chunk. x: the logits of the chunk, then those of the next.
+// Adds the products of a chunk.
 template <int kN>
-__device__ __forceinline__ void add_chunk(const Tile& tile, const Rows& rows, int chunk, float4 (&x)[kSteps][2],
-                                          Sums<kN>& total) {
-  const int next = (chunk + 1) * kChunk + static_cast<int>(threadIdx.x) % 4 * 4;
+__device__ __forceinline__ void add_chunk(const Tile& tile, const Rows& rows, int chunk, Sums<kN>& total) {
+  const float4* logits = tile.logits + chunk % kStages * kLogitVectors;
   const uint32_t stage = tile.ring + chunk % kStages * kStageBytes<kN>;
   Sums<kN> sum;
   Factors a[2];
 #pragma unroll
   for (int step = 0; step < kSteps; ++step) {
     if (step >= 2) wait_products<1>();  // those that read these factors
-    weigh(rows, x[step], a[step % 2]);
-    rows.load(next + step * 16, tile.count, x[step]);
+    weigh(rows, {logits[step * 2 * kThreads], logits[(step * 2 + 1) * kThreads]}, a[step % 2]);
     const uint64_t values = columns_descriptor(stage + step * 2048, kBoxBytes);
     begin_products();
 #pragma unroll
@@ -141,18 +149,19 @@ __device__ __forceinline__ void add_chunk(const Tile& tile, const Rows& rows, in
 template <int kN>
 __device__ __forceinline__ void add_block(const Tile& tile, const Rows& rows, bool works, Sums<kN>& total) {
   const int chunks = (tile.count + kChunk - 1) / kChunk;
-  float4 x[kSteps][2];
-  for (int chunk = 0; chunk < kStages - 1; ++chunk) fetch_values<kN>(tile, chunk);
-#pragma unroll
-  for (int step = 0; step < kSteps; ++step)
-    rows.load(static_cast<int>(threadIdx.x) % 4 * 4 + step * 16, works ? tile.count : 0, x[step]);
+  const auto fetch = [&](int chunk) {
+    fetch_values<kN>(tile, chunk);
+    if (works) rows.fetch(tile, chunk);
+    commit_copies();
+  };
+  for (int chunk = 0; chunk < kStages - 1; ++chunk) fetch(chunk);
 #pragma unroll 1
   for (int chunk = 0; chunk < chunks; ++chunk) {
     wait_groups<kStages - 2>();
     show_to_products();
     __syncthreads();  // the chunk is there, and nobody works with the one before
-    fetch_values<kN>(tile, chunk + kStages - 1);
-    if (works) add_chunk<kN>(tile, rows, chunk, x, total);
+    fetch(chunk + kStages - 1);
+    if (works) add_chunk<kN>(tile, rows, chunk, total);
   }
   wait_copies();
 }
@@ -167,9 +176,10 @@ __device__ __forceinline__ void tile_outputs(const WindowArguments& p, const __n
   const int count = p.heads.count(g) * p.W;
   if (row0 >= count) return;
   const int64_t local = p.grid.local(b), first = static_cast<int64_t>(p.heads.first(g)) * p.W;
-  const uint32_t begin = shared_address(shared);
+  shared += (1024 - shared_address(shared) % 1024) % 1024;
   const Tile tile{v + local * p.v_ld + g * kD + column0, p.v_ld, static_cast<int>(p.grid.count(b)),
-                  begin + (1024 - begin % 1024) % 1024};
+                  shared_address(shared),
+                  reinterpret_cast<const float4*>(shared + kStages * kStageBytes<kN>) + threadIdx.x};
   // Known to be uniform.
   const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0);
   const int lane = static_cast<int>(threadIdx.x) % 32, row = row0 + warp * 16 + lane / 4;
@@ -180,6 +190,7 @@ __device__ __forceinline__ void tile_outputs(const WindowArguments& p, const __n
     const float2 m = __ldg(p.softmax + at);
     const bool there = row + i * 8 < count && m.y > 0.0f;
     rows.logits[i] = p.logits + at * p.stride + local;
+    asm("" : "+l"(rows.logits[i]));  // kept as it is, not computed anew from the arguments for every copy
     rows.softmax[i] = {there ? m.x : INFINITY, there ? m.y : 0.0f};
   }
   Sums<kN> total = {};
