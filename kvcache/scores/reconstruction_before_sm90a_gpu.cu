@@ -20,6 +20,7 @@
 // The logits of a warp's positions come to shared memory while its products with R_h are under way.
 #include "dist/base/error.h"
 #include "dist/base/gpu_handles.h"
+#include "kvcache/gpu/has_warpgroups.h"
 #include "kvcache/scores/before_window.h"
 #include "kvcache/scores/reconstruction_kernels.h"
 
@@ -354,7 +355,7 @@ bool has_warpgroup_before(int64_t d, int64_t W) {
                     : d == 128 ? Window<Shape128>::most_heads(W)
                     : d == 256 ? Window<Shape256>::most_heads(W)
                                : 0;
-  return heads > 0 && has_warpgroup_norms();
+  return heads > 0 && has_warpgroups();
 }
 
 Unsettled warpgroup_before(Context& ctx, const BeforeArguments<__nv_bfloat16>& p, int group, Tensor& marks) {

@@ -10,6 +10,7 @@
 // sum over d is a sum over pairs, and pairs may stand in any order if both factors use the same: one thread's four
 // neighbouring elements stand for the columns 2t, 2t+1, 2t+8 and 2t+9 of a 16-wide step of the tensor cores.
 #include "dist/base/gpu_handles.h"
+#include "kvcache/gpu/has_warpgroups.h"
 #include "kvcache/gpu/softmax_weight.h"
 #include "kvcache/gpu/squared_norms.h"
 #include "kvcache/gpu/tensor_core.h"
@@ -308,7 +309,7 @@ void reconstruction_after(Context& ctx, const HeadLayout& heads, const LocalShar
                          static_cast<const __nv_bfloat16*>(v.data), r, static_cast<float>(tau), s}};
   const int group = largest_group(heads);
   // Nothing that depends on the layout may choose the kernel: scores are the same bits on all.
-  if (kernel == NormKernel::fastest ? has_warpgroup_norms() : kernel != NormKernel::warps)
+  if (kernel == NormKernel::fastest ? has_warpgroups() : kernel != NormKernel::warps)
     return warpgroup_norms(ctx, p, group);
   if (d == 64) return launch<64>(ctx, p, group);
   if (d == 128) return launch<128>(ctx, p, group);

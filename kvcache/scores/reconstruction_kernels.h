@@ -29,9 +29,6 @@ void reconstruction_before(Context& ctx, const HeadLayout& heads, const LocalSha
                            const float* softmax, const float* o, const MatrixView& v, const float* r,
                            const BeforeOptions& options, float* s, BeforeKernel kernel);
 
-/// Whether products of warpgroups can run: on devices of compute capability 9.0, with code for them (sm_90a).
-bool has_warpgroup_norms();
-
 struct NormArguments;  // kvcache/gpu/squared_norms.h
 /// reconstruction_sm90a_gpu.cu. `group`: the most query heads of a KV head.
 void warpgroup_norms(Context& ctx, const NormArguments& p, int group);

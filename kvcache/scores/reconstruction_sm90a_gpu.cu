@@ -14,6 +14,7 @@
 // The sum over d is a sum in any order if both factors use the same: in a run of 32 columns one thread's eight
 // neighbouring elements stand for the columns 2t, 2t+1, 2t+8 and 2t+9 of two 16-wide steps.
 #include "dist/base/gpu_handles.h"
+#include "kvcache/gpu/has_warpgroups.h"
 #include "kvcache/gpu/softmax_weight.h"
 #include "kvcache/scores/reconstruction_kernels.h"
 #include "kvcache/scores/warpgroup_norms.h"
@@ -175,16 +176,6 @@ __global__ void __launch_bounds__(S::kThreads, 1) norms_kernel(const __grid_cons
 #endif
 }
 
-// Tells which code of this file the device has loaded: it needs static shared memory where products of warpgroups are.
-__global__ void probe_kernel(int* never) {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  __shared__ int mark[32];
-  mark[threadIdx.x % 32] = static_cast<int>(threadIdx.x);
-  __syncthreads();
-  if (never != nullptr) *never = mark[(threadIdx.x + 1) % 32];
-#endif
-}
-
 template <class S>
 void launch(Context& ctx, const NormArguments& arguments, int group) {
   Arguments p{arguments, nullptr, nullptr, 0, 0};
@@ -208,14 +199,8 @@ void launch(Context& ctx, const NormArguments& arguments, int group) {
 
 }  // namespace
 
-bool has_warpgroup_norms() {
-  cudaFuncAttributes attributes{};
-  RESTKV_CUDA_CHECK(cudaFuncGetAttributes(&attributes, probe_kernel));
-  return attributes.sharedSizeBytes >= 32 * sizeof(int);
-}
-
 void warpgroup_norms(Context& ctx, const NormArguments& p, int group) {
-  RESTKV_CHECK(has_warpgroup_norms(), "norms by warpgroups: the device or the build has none (sm_90a)");
+  RESTKV_CHECK(has_warpgroups(), "norms by warpgroups: the device or the build has none (sm_90a)");
   if (p.heads.d == 64) return launch<Shape<64, 32, 2, 3>>(ctx, p, group);
   if (p.heads.d == 256) return launch<Shape<256, 32, 1, 2>>(ctx, p, group);
   launch<Shape<128, 32, 2, 3>>(ctx, p, group);

@@ -5,6 +5,7 @@
 
 #include "dist/base/gpu_handles.h"
 #include "kvcache/gpu/column_steps.h"
+#include "kvcache/gpu/has_warpgroups.h"
 #include "kvcache/gpu/tensor_core.h"
 #include "kvcache/statistics/column_sums_kernels.h"
 
@@ -243,7 +244,7 @@ void column_sums(Context& ctx, const HeadLayout& heads, const LocalShard& shard,
   if (tensor_cores) {
     const bool fits = d != 256;
     const bool by_warpgroups =
-        kernel == ColumnKernel::fastest ? fits && has_warpgroup_columns() : kernel != ColumnKernel::warps;
+        kernel == ColumnKernel::fastest ? fits && has_warpgroups() : kernel != ColumnKernel::warps;
     if (by_warpgroups) return warpgroup_columns(ctx, p);
     if (d == 64) return launch<64, 2>(ctx, p);
     if (d == 128) return launch<128, 2>(ctx, p);

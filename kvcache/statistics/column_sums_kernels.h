@@ -17,9 +17,6 @@ enum class ColumnKernel {
 void column_sums(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const PromptQueries& prompt,
                  int64_t* sums, ColumnKernel kernel);
 
-/// Whether products of warpgroups can run: on devices of compute capability 9.0, with code for them (sm_90a).
-bool has_warpgroup_columns();
-
 struct ColumnArguments;                                          // kvcache/gpu/column_steps.h
 void warpgroup_columns(Context& ctx, const ColumnArguments& p);  // column_sums_sm90a_gpu.cu
 

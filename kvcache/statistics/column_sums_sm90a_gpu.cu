@@ -6,6 +6,7 @@
 // (16 a cycle) have about as much to do as the tensor cores.
 #include "dist/base/gpu_handles.h"
 #include "kvcache/gpu/column_steps.h"
+#include "kvcache/gpu/has_warpgroups.h"
 #include "kvcache/gpu/tensor_copy.h"
 #include "kvcache/gpu/tensor_core.h"
 #include "kvcache/gpu/warpgroup.h"
@@ -311,16 +312,6 @@ __global__ void __launch_bounds__(S::kThreads, 1)
 #endif
 }
 
-// Tells which code of this file the device has loaded: it needs static shared memory where products of warpgroups are.
-__global__ void probe_kernel(int* never) {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  __shared__ int mark[32];
-  mark[threadIdx.x % 32] = static_cast<int>(threadIdx.x);
-  __syncthreads();
-  if (never != nullptr) *never = mark[(threadIdx.x + 1) % 32];
-#endif
-}
-
 template <class S>
 void launch(Context& ctx, const ColumnArguments& p) {
   auto kernel = warpgroup_columns_kernel<S>;
@@ -333,14 +324,8 @@ void launch(Context& ctx, const ColumnArguments& p) {
 
 }  // namespace
 
-bool has_warpgroup_columns() {
-  cudaFuncAttributes attributes{};
-  RESTKV_CUDA_CHECK(cudaFuncGetAttributes(&attributes, probe_kernel));
-  return attributes.sharedSizeBytes >= 32 * sizeof(int);
-}
-
 void warpgroup_columns(Context& ctx, const ColumnArguments& p) {
-  RESTKV_CHECK(has_warpgroup_columns(), "column sums by warpgroups: the device or the build has none (sm_90a)");
+  RESTKV_CHECK(has_warpgroups(), "column sums by warpgroups: the device or the build has none (sm_90a)");
   RESTKV_CHECK(p.heads.d == 64 || p.heads.d == 128, "column sums by warpgroups: head size {}, 64 or 128 needed",
                p.heads.d);
   RESTKV_CHECK(p.L_lc < INT32_MAX, "column sums: {} queries on one rank", p.L_lc);

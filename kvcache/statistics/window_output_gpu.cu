@@ -2,6 +2,7 @@
 // in the grid's block alone.
 #include "dist/base/gpu_handles.h"
 #include "dist/base/gpu_math.h"
+#include "kvcache/gpu/has_warpgroups.h"
 #include "kvcache/gpu/layout.h"
 #include "kvcache/gpu/softmax_weight.h"
 #include "kvcache/gpu/tensor_core.h"
@@ -244,7 +245,7 @@ void window_output_partials(Context& ctx, const HeadLayout& heads, const LocalSh
   RESTKV_CHECK(p.grid.blocks <= 65535, "window_output_partials: {} blocks", p.grid.blocks);
   // Nothing that depends on the layout may choose the kernel: outputs are the same bits on all.
   const bool products = v.dtype == DType::bf16 && aligned_rows(v, 16) &&
-                        (heads.d == 64 || heads.d == 128 || heads.d == 256) && has_warpgroup_outputs();
+                        (heads.d == 64 || heads.d == 128 || heads.d == 256) && has_warpgroups();
   RESTKV_CHECK(products || kernel != OutputKernel::warpgroups,
                "window_output_partials: no tensor-core kernel for {} of {}", name_of(v.dtype), heads.d);
   if (products && kernel != OutputKernel::plain)

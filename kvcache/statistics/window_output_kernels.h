@@ -18,9 +18,6 @@ enum class OutputKernel {
 void window_output_partials(Context& ctx, const HeadLayout& heads, const LocalShard& shard, const float* logits,
                             const float* softmax, const MatrixView& v, float* partials, OutputKernel kernel);
 
-/// Whether products of warpgroups can run: on devices of compute capability 9.0, with code for them (sm_90a).
-bool has_warpgroup_outputs();
-
 }  // namespace restkv::gpu
 
 #ifdef __CUDACC__

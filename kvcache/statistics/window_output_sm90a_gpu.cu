@@ -12,6 +12,7 @@
 // put down in that order. In registers the logits could be a chunk ahead at most.
 #include "dist/base/error.h"
 #include "dist/base/gpu_handles.h"
+#include "kvcache/gpu/has_warpgroups.h"
 #include "kvcache/gpu/softmax_weight.h"
 #include "kvcache/gpu/tensor_core.h"
 #include "kvcache/gpu/warpgroup.h"
@@ -216,16 +217,6 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
 }
 
-// Tells which code of this file the device has loaded: it needs static shared memory where products of warpgroups are.
-__global__ void probe_kernel(int* never) {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  __shared__ int mark[32];
-  mark[threadIdx.x % 32] = static_cast<int>(threadIdx.x);
-  __syncthreads();
-  if (never != nullptr) *never = mark[(threadIdx.x + 1) % 32];
-#endif
-}
-
 template <int kD>
 void launch(Context& ctx, const WindowArguments& p, const __nv_bfloat16* v, int group) {
   constexpr int kN = kD < 128 ? kD : 128, kBytes = kSharedBytes<kN>;
@@ -239,15 +230,8 @@ void launch(Context& ctx, const WindowArguments& p, const __nv_bfloat16* v, int 
 
 }  // namespace
 
-bool has_warpgroup_outputs() {
-  cudaFuncAttributes attributes{};
-  RESTKV_CUDA_CHECK(cudaFuncGetAttributes(&attributes, probe_kernel));
-  return attributes.sharedSizeBytes >= 32 * sizeof(int);
-}
-
 void warpgroup_outputs(Context& ctx, const WindowArguments& p, const __nv_bfloat16* v, int group) {
-  RESTKV_CHECK(has_warpgroup_outputs(),
-               "outputs of the window by warpgroups: the device or the build has none (sm_90a)");
+  RESTKV_CHECK(has_warpgroups(), "outputs of the window by warpgroups: the device or the build has none (sm_90a)");
   if (p.heads.d == 64) return launch<64>(ctx, p, v, group);
   if (p.heads.d == 256) return launch<256>(ctx, p, v, group);
   RESTKV_CHECK(p.heads.d == 128, "outputs of the window by warpgroups: head size {}, 64, 128 or 256 needed", p.heads.d);

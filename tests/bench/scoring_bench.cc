@@ -12,6 +12,7 @@
 #include "dist/base/error.h"
 #include "dist/base/gpu_handles.h"
 #include "dist/base/mix.h"
+#include "kvcache/gpu/has_warpgroups.h"
 #include "kvcache/scores/group_mean.h"
 #include "kvcache/scores/reconstruction_kernels.h"
 #include "kvcache/statistics/column_sums_kernels.h"
@@ -123,7 +124,7 @@ void measure(Context& ctx, int64_t L) {
   std::vector<Step> kernels;
   for (const auto& [name, kernel] : {std::pair("norms by warps", gpu::NormKernel::warps),
                                      std::pair("norms by warpgroups", gpu::NormKernel::warpgroups)}) {
-    if (kernel != gpu::NormKernel::warps && !gpu::has_warpgroup_norms()) continue;
+    if (kernel != gpu::NormKernel::warps && !gpu::has_warpgroups()) continue;
     kernels.push_back({name, [&, which = kernel] {
                          gpu::reconstruction_after(ctx, heads, shard, a.data<float>(), o.data<float>(), MatrixView(v),
                                                    r.data<float>(), 1.0, s.data<float>(), which);
@@ -174,7 +175,7 @@ void measure(Context& ctx, int64_t L) {
   std::vector<Step> h2o;
   for (const auto& [name, kernel] : {std::pair("columns by warps", gpu::ColumnKernel::warps),
                                      std::pair("columns by warpgroups", gpu::ColumnKernel::warpgroups)}) {
-    if (kernel != gpu::ColumnKernel::warps && !gpu::has_warpgroup_columns()) continue;
+    if (kernel != gpu::ColumnKernel::warps && !gpu::has_warpgroups()) continue;
     h2o.push_back({name, [&, which = kernel] {
                      gpu::column_sums(ctx, heads, shard, {MatrixView(prompt_q), MatrixView(k), lse.data<float>()},
                                       sums.data<int64_t>(), which);

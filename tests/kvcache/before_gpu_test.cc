@@ -7,6 +7,7 @@
 #include <functional>
 
 #include "dist/base/error.h"
+#include "kvcache/gpu/has_warpgroups.h"
 #include "kvcache/scores/reconstruction_kernels.h"
 #include "tests/gpu_test.h"
 #include "tests/kvcache/scoring_layer.h"
@@ -114,7 +115,7 @@ void BeforeGpu::compare(const BeforeCase& c, uint32_t seed) {
   const std::pair<const char*, BeforeKernel> kernels[] = {
       {"plain", BeforeKernel::plain}, {"warpgroups", BeforeKernel::warpgroups}, {"fastest", BeforeKernel::fastest}};
   for (const auto& [name, kernel] : kernels) {
-    if (kernel == BeforeKernel::warpgroups && !gpu::has_warpgroup_norms()) continue;
+    if (kernel == BeforeKernel::warpgroups && !gpu::has_warpgroups()) continue;
     SCOPED_TRACE(name);
     const std::vector<float> got = in.scores(*gpu, 0, &kernel);
     ASSERT_EQ(got.size(), want.size());

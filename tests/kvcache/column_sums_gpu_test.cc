@@ -7,6 +7,7 @@
 #include <random>
 
 #include "dist/base/error.h"
+#include "kvcache/gpu/has_warpgroups.h"
 #include "kvcache/statistics/column_sums_kernels.h"
 #include "tests/gpu_test.h"
 #include "tests/tolerances.h"
@@ -125,12 +126,12 @@ const std::pair<const char*, ColumnKernel> kKernels[] = {
     {"warps", ColumnKernel::warps}, {"warpgroups", ColumnKernel::warpgroups}, {"fastest", ColumnKernel::fastest}};
 
 bool runs(ColumnKernel kernel) {
-  return kernel == ColumnKernel::warps || kernel == ColumnKernel::fastest || gpu::has_warpgroup_columns();
+  return kernel == ColumnKernel::warps || kernel == ColumnKernel::fastest || gpu::has_warpgroups();
 }
 
 TEST_F(ColumnSumsGpu, HopperHasWarpgroups) {
   if (gpu->gpu()->describe().find("NVIDIA H") == std::string::npos) GTEST_SKIP() << "not a Hopper device";
-  EXPECT_TRUE(gpu::has_warpgroup_columns()) << "the sm_90a code was not compiled or not chosen";
+  EXPECT_TRUE(gpu::has_warpgroups()) << "the sm_90a code was not compiled or not chosen";
 }
 
 TEST_F(ColumnSumsGpu, EveryKernel) {

@@ -8,6 +8,7 @@
 #include <map>
 
 #include "dist/base/error.h"
+#include "kvcache/gpu/has_warpgroups.h"
 #include "kvcache/scores/group_mean.h"
 #include "kvcache/scores/key_norms.h"
 #include "kvcache/scores/position_scores.h"
@@ -218,7 +219,7 @@ struct NormInput {
 
 TEST_F(ScoringGpu, HopperHasWarpgroups) {
   if (gpu->gpu()->describe().find("NVIDIA H") == std::string::npos) GTEST_SKIP() << "not a Hopper device";
-  EXPECT_TRUE(gpu::has_warpgroup_norms()) << "the sm_90a code was not compiled or not chosen";
+  EXPECT_TRUE(gpu::has_warpgroups()) << "the sm_90a code was not compiled or not chosen";
 }
 
 TEST_F(ScoringGpu, NormKernels) {
@@ -242,7 +243,7 @@ TEST_F(ScoringGpu, NormKernels) {
       reconstruction_after(cpu, in.heads, shard, x.a, x.o, x.v, x.r, tau, x.s);
     });
     for (const auto& [name, kernel] : kernels) {
-      if (name != std::string("warps") && name != std::string("fastest") && !gpu::has_warpgroup_norms()) continue;
+      if (name != std::string("warps") && name != std::string("fastest") && !gpu::has_warpgroups()) continue;
       SCOPED_TRACE(name);
       const auto run = [&, k = kernel](const LocalShard& shard, const NormInput::Device& x) {
         gpu::reconstruction_after(*gpu, in.heads, shard, x.a, x.o, x.v, x.r, tau, x.s, k);
