@@ -36,7 +36,7 @@ Machine h200() {
   m.product_start = 2.8e-6;
   m.attention_start = 4.3e-6;
   m.step_start = 60e-6;
-  m.batch = {{1, 1.0}, {2, 1.016}, {4, 1.027}, {8, 1.053}, {16, 1.168}, {32, 1.401}};
+  m.batch = {{1, 1.0}, {2, 1.016}, {4, 1.027}, {8, 1.053}, {16, 1.168}, {32, 1.263}, {64, 1.364}};
   m.inside.bandwidth = 328e9;
   m.inside.latency = 6.9e-6;
   m.inside.hop = 1.2e-6;
