@@ -2,6 +2,7 @@
 # One GoogleTest program NAME from NAME.cc (or SOURCES). Without RANKS it runs as the ctest NAME, without MPI.
 # With RANKS it is started by mpirun once per count, as the ctests NAME-np1, NAME-np2, ...; with TOGETHER as one ctest
 # NAME that goes through all counts.
+set(RESTKV_GPU_TEST_FLAGS "" CACHE STRING "C++ compiler options of test programs that need a GPU, behind all others")
 function(restkv_test NAME)
   cmake_parse_arguments(T "TOGETHER" "TIMEOUT" "RANKS;LIBS;SOURCES;LABELS" ${ARGN})
   if(NOT T_SOURCES)
@@ -15,6 +16,9 @@ function(restkv_test NAME)
   endif()
   add_executable(${NAME} ${T_SOURCES})
   restkv_compile_options(${NAME})
+  if("gpu" IN_LIST T_LABELS)
+    target_compile_options(${NAME} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:${RESTKV_GPU_TEST_FLAGS}>")
+  endif()
   target_include_directories(${NAME} PRIVATE ${PROJECT_SOURCE_DIR})
   target_compile_definitions(${NAME} PRIVATE RESTKV_TEST_DATA="${PROJECT_SOURCE_DIR}/tests/data")
   target_link_libraries(${NAME} PRIVATE ${T_LIBS} GTest::gtest nlohmann_json::nlohmann_json)

@@ -13,12 +13,14 @@ if [ -z "${RESTKV_SMOLLM2:-}" ] && ls models/SmolLM2-135M-Instruct.*.gguf >/dev/
   export RESTKV_SMOLLM2
 fi
 
-# Without a GPU nothing runs what nvcc makes: it need not be fast, and the build takes minutes less.
+# Without a GPU nothing runs what nvcc makes, nor the tests of it: they need not be fast, and the build takes minutes less.
+options=()
 nvcc=$(command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null || true)
 if [ -n "$nvcc" ] && ! nvidia-smi -L >/dev/null 2>&1 && "$nvcc" --help | grep -q -- --Ofast-compile; then
   export CUDAFLAGS="${CUDAFLAGS:-} --Ofast-compile=max"
+  options+=(-DRESTKV_GPU_TEST_FLAGS=-O0)
 fi
 
-cmake -S . -B build/test -G Ninja -DCMAKE_BUILD_TYPE=Release -DRESTKV_TESTS=ON
+cmake -S . -B build/test -G Ninja -DCMAKE_BUILD_TYPE=Release -DRESTKV_TESTS=ON ${options[@]+"${options[@]}"}
 cmake --build build/test
 ctest --test-dir build/test -LE gpu --output-on-failure --no-tests=error -j "$(nproc)" "$@"
