@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "dist/base/gpu_handles.h"
+#include "kvcache/gpu/position_search.h"
 #include "kvcache/reshard.h"
 
 namespace restkv::gpu {
@@ -21,19 +22,6 @@ struct Target {
   const int64_t* first_row;  // [heads]
   int64_t total;
 };
-
-// How many of the `length` ascending positions are below `position`.
-__device__ int64_t count_below(const int32_t* positions, int64_t length, int32_t position) {
-  int64_t low = 0, high = length;
-  while (low < high) {
-    const int64_t middle = (low + high) / 2;
-    if (positions[middle] < position)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  return low;
-}
 
 // One warp per row; blocks along x: rows, y: heads, z: parts. `row`: vectors of a row of k or v.
 template <class Vector>

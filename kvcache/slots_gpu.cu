@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "dist/base/gpu_handles.h"
+#include "kvcache/gpu/position_search.h"
 #include "kvcache/slots.h"
 
 namespace restkv::gpu {
@@ -18,19 +19,6 @@ __global__ void __launch_bounds__(kThreads) pack(DeviceKvLayer layer, int64_t mo
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < length; i += step)
     message[head * most + i] = layer.position[first_row + i];
-}
-
-// How many of the `length` ascending positions are below `position`.
-__device__ int count_below(const int32_t* positions, int length, int32_t position) {
-  int low = 0, high = length;
-  while (low < high) {
-    const int middle = low + (high - low) / 2;
-    if (positions[middle] < position)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  return low;
 }
 
 // Blocks as above.

@@ -7,6 +7,7 @@
 
 #include "kvcache/decode/group_rows.h"
 #include "kvcache/decode/row_search.h"
+#include "kvcache/gpu/position_search.h"
 
 namespace restkv::gpu {
 
@@ -40,19 +41,6 @@ struct EntryRows {
     count = message[m.of.counts_at() + entry];
   }
 };
-
-/// How many of the `length` ascending positions are below `position`.
-__device__ inline int count_below(const int32_t* positions, int length, int32_t position) {
-  int low = 0, high = length;
-  while (low < high) {
-    const int middle = low + (high - low) / 2;
-    if (positions[middle] < position)
-      low = middle + 1;
-    else
-      high = middle;
-  }
-  return low;
-}
 
 /// The place of a row among the rows of all ranks.
 __device__ inline int64_t place_of(const GroupMessages& m, int64_t entry, int32_t position) {
