@@ -331,8 +331,7 @@ std::string bench_table(const std::vector<BenchPoint>& points, const BenchSettin
     double bytes = cost_of(point, setting).bytes / r.step_s;
     out += fmt::format(
         "{:>10.3f} {:>8.4g} {:>5.1f}% {:>9.4f} {:>5.2f}% {:>5.2f}% {:>10.3f} {:>9.3f} {:>9.1f} {:>8.4g} {:>5.1f}% "
-        "{:>10} "
-        "{:>10}\n",
+        "{:>10} {:>10}\n",
         r.prefill_s, flops / 1e12, 100.0 * flops / setting.ceilings.of(ranks_of(point)).gemm_flops,
         r.report.evict_seconds, 100.0 * evict_share(r), 100.0 * phase_share(r, "evict_exchange"), r.step_s * 1e3,
         r.step_p95_s * 1e3, static_cast<double>(point.batch) / r.step_s, bytes / 1e12,
